@@ -1,0 +1,10 @@
+// The addon's only entry point: every bind_*.cc registers its functions here.
+#include "bindings.h"
+
+static Napi::Object Init(Napi::Env env, Napi::Object exports)
+{
+    RegisterCodec(env, exports);
+    return exports;
+}
+
+NODE_API_MODULE(overlaybd, Init)

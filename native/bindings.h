@@ -1,0 +1,6 @@
+// One Register function per bind_*.cc file. Bindings convert and check arguments; C files beside them do the
+// work.
+#pragma once
+#include <napi.h>
+
+void RegisterCodec(Napi::Env env, Napi::Object exports);

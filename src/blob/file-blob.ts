@@ -1,0 +1,72 @@
+import { open, type FileHandle } from 'node:fs/promises';
+import { FormatError, ioError } from './errors.js';
+import type { LocalFile, LocallyStored } from './local-file.js';
+import { checkRange, type ReadableBlob } from './readable-blob.js';
+
+/** A regular file, read at any offset. Its size is taken when it is opened. */
+export class FileBlob implements ReadableBlob, LocallyStored {
+  readonly name: string;
+  readonly size: number;
+  readonly #handle: FileHandle;
+  #inFlight = 0;
+  #closed: Promise<void> | undefined;
+  #idle: (() => void) | undefined;
+
+  private constructor(path: string, handle: FileHandle, size: number) {
+    this.name = path;
+    this.#handle = handle;
+    this.size = size;
+  }
+
+  /** @throws IoError if the file is missing, unreadable or not a regular file. */
+  static async open(path: string): Promise<FileBlob> {
+    let handle: FileHandle | undefined;
+    try {
+      handle = await open(path, 'r');
+      const stat = await handle.stat();
+      if (!stat.isFile()) throw new Error('not a regular file');
+      return new FileBlob(path, handle, stat.size);
+    } catch (error) {
+      await handle?.close();
+      throw ioError(error, `open "${path}"`, path);
+    }
+  }
+
+  async read(offset: number, into: Uint8Array): Promise<void> {
+    checkRange(this, offset, into.byteLength);
+    if (this.#closed) throw new TypeError(`Read of "${this.name}" after close`);
+    this.#inFlight++;
+    try {
+      let done = 0;
+      while (done < into.byteLength) {
+        const { bytesRead } = await this.#handle.read(into, done, into.byteLength - done, offset + done);
+        if (bytesRead === 0)
+          throw new FormatError(
+            'OBD_FORMAT_TRUNCATED',
+            `Cannot read "${this.name}": file ends at byte ${offset + done}, it had ${this.size} when it was opened`,
+            {
+              source: this.name,
+              offset: offset + done,
+            },
+          );
+        done += bytesRead;
+      }
+    } catch (error) {
+      throw ioError(error, `read "${this.name}" at ${offset}`, this.name);
+    } finally {
+      if (--this.#inFlight === 0) this.#idle?.();
+    }
+  }
+
+  localFile(): LocalFile {
+    return { fd: this.#handle.fd, shift: 0, size: this.size, unitSize: 0, presence: null };
+  }
+
+  close(): Promise<void> {
+    this.#closed ??= (async () => {
+      if (this.#inFlight > 0) await new Promise<void>((resolve) => (this.#idle = resolve));
+      await this.#handle.close();
+    })();
+    return this.#closed;
+  }
+}

@@ -1,0 +1,10 @@
+/** The words everything else is built from: blobs, errors, sectors, and the plan of a local read. Imports nothing of ours. */
+export * from './errors.js';
+export * from './file-blob.js';
+export * from './local-file.js';
+export * from './memory-blob.js';
+export * from './read-plan.js';
+export * from './readable-blob.js';
+export * from './sectors.js';
+export * from './slice-blob.js';
+export * from './writable-blob.js';

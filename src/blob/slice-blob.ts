@@ -1,0 +1,33 @@
+import { localFileOf, sliceLocalFile, type LocalFile, type LocallyStored } from './local-file.js';
+import { checkRange, type ReadableBlob, type ReadOptions } from './readable-blob.js';
+
+/** A window on another blob. Closing it closes the other: a slice owns what it looks through. */
+export class SliceBlob implements ReadableBlob, LocallyStored {
+  readonly name: string;
+  readonly size: number;
+  readonly #inner: ReadableBlob;
+  readonly #start: number;
+
+  /** @throws RangeError if [start, start + size) leaves `inner`. */
+  constructor(inner: ReadableBlob, start: number, size: number) {
+    checkRange(inner, start, size);
+    this.#inner = inner;
+    this.#start = start;
+    this.name = inner.name;
+    this.size = size;
+  }
+
+  async read(offset: number, into: Uint8Array, options?: ReadOptions): Promise<void> {
+    checkRange(this, offset, into.byteLength);
+    await this.#inner.read(this.#start + offset, into, options);
+  }
+
+  localFile(): LocalFile | undefined {
+    const file = localFileOf(this.#inner);
+    return file && sliceLocalFile(file, this.#start, this.size);
+  }
+
+  close(): Promise<void> {
+    return this.#inner.close();
+  }
+}

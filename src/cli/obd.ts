@@ -1,0 +1,19 @@
+import { Command } from 'commander';
+import { runCommand } from './program.js';
+
+/**
+ * The one program. Each command is a file beside this one that exports a function taking the program and adding
+ * itself; add the call here.
+ */
+export function obdProgram(): Command {
+  const program = new Command('obd')
+    .description('Container images as block devices that work at once (overlaybd).')
+    .showHelpAfterError('(see --help)')
+    .configureHelp({ sortSubcommands: true });
+  return program;
+}
+
+/** Entry point of bin/obd. */
+export async function main(argv: readonly string[]): Promise<void> {
+  await runCommand(obdProgram(), argv);
+}

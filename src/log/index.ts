@@ -1,0 +1,2 @@
+/** Structured logs with secrets taken out. */
+export * from './logger.js';

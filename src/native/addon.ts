@@ -1,0 +1,31 @@
+import { createRequire } from 'node:module';
+import { existsSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+/**
+ * What the compiled addon exports: one interface per bind_*.cc file. This file alone loads it; the files beside it
+ * give the functions comfort and types, and nobody outside this room sees them raw.
+ */
+export interface Addon {
+  // bind_codec.cc
+  crc32c(data: Uint8Array, seed: number): number;
+  compressBound(codec: number, length: number): number;
+  compress(codec: number, from: Uint8Array, into: Uint8Array): number;
+  decompress(codec: number, from: Uint8Array, into: Uint8Array): number;
+}
+
+function find(): string {
+  for (let dir = dirname(fileURLToPath(import.meta.url)); dir !== dirname(dir); dir = dirname(dir)) {
+    const path = join(dir, 'build', 'Release', 'overlaybd.node');
+    if (existsSync(path)) return path;
+  }
+  throw new Error(
+    'The native addon is not built: expected build/Release/overlaybd.node. Run "npm run build:native"',
+  );
+}
+
+/** Directory that holds package.json, bin/ and config/. */
+export const packageRoot = dirname(dirname(dirname(find())));
+
+export const addon = createRequire(import.meta.url)(find()) as Addon;

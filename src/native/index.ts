@@ -1,0 +1,3 @@
+/** The seam: the only room that loads the compiled addon. Thin, typed, memory-safe; policy lives elsewhere. */
+export * from './codec.js';
+export { packageRoot } from './addon.js';
