@@ -21,7 +21,7 @@ export function describeError(error: unknown): string {
     e !== undefined && depth < 8;
     e = e instanceof Error ? e.cause : undefined, depth++
   ) {
-    const text = e instanceof Error ? e.message || e.name : String(e);
+    const text = e instanceof Error ? e.message || e.name : JSON.stringify(e);
     if (depth > 0 && lines.some((line) => line.includes(text))) continue;
     lines.push(`${depth === 0 ? 'Error: ' : '  because: '}${text}`);
   }
