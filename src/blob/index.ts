@@ -5,6 +5,7 @@ export * from './local-file.js';
 export * from './memory-blob.js';
 export * from './read-plan.js';
 export * from './readable-blob.js';
+export * from './refetchable-blob.js';
 export * from './sectors.js';
 export * from './slice-blob.js';
 export * from './writable-blob.js';

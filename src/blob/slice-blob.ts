@@ -1,8 +1,9 @@
 import { localFileOf, sliceLocalFile, type LocalFile, type LocallyStored } from './local-file.js';
+import { refetchableOf, type ForwardsRefetch, type RefetchableBlob } from './refetchable-blob.js';
 import { checkRange, type ReadableBlob, type ReadOptions } from './readable-blob.js';
 
 /** A window on another blob. Closing it closes the other: a slice owns what it looks through. */
-export class SliceBlob implements ReadableBlob, LocallyStored {
+export class SliceBlob implements ReadableBlob, LocallyStored, ForwardsRefetch {
   readonly name: string;
   readonly size: number;
   readonly #inner: ReadableBlob;
@@ -25,6 +26,18 @@ export class SliceBlob implements ReadableBlob, LocallyStored {
   localFile(): LocalFile | undefined {
     const file = localFileOf(this.#inner);
     return file && sliceLocalFile(file, this.#start, this.size);
+  }
+
+  refetchable(): RefetchableBlob | undefined {
+    const inner = refetchableOf(this.#inner);
+    return (
+      inner && {
+        refetch: async (offset, length, options) => {
+          checkRange(this, offset, length);
+          await inner.refetch(this.#start + offset, length, options);
+        },
+      }
+    );
   }
 
   close(): Promise<void> {
