@@ -4,3 +4,4 @@
 #include <napi.h>
 
 void RegisterCodec(Napi::Env env, Napi::Object exports);
+void RegisterFile(Napi::Env env, Napi::Object exports);

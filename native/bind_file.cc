@@ -1,0 +1,82 @@
+// Locks and holes of files by descriptor. Locks and seeks run on the JS thread; punching has a pool form as
+// well.
+#include "bindings.h"
+#include "file.h"
+
+static double Number(const Napi::CallbackInfo &info, size_t i)
+{
+    if (info.Length() <= i || !info[i].IsNumber())
+        throw Napi::TypeError::New(info.Env(), "Argument " + std::to_string(i) + " is not a number");
+    return info[i].As<Napi::Number>().DoubleValue();
+}
+
+static Napi::Value FileLock(const Napi::CallbackInfo &info)
+{
+    int fd = (int)Number(info, 0), kind = (int)Number(info, 1), previous = (int)Number(info, 2);
+    return Napi::Number::New(info.Env(), obd_file_lock(fd, kind, previous));
+}
+
+static Napi::Value FileSeek(const Napi::CallbackInfo &info)
+{
+    int fd = (int)Number(info, 0), hole = (int)Number(info, 2);
+    int64_t offset = (int64_t)Number(info, 1);
+    return Napi::Number::New(info.Env(), (double)obd_file_seek(fd, offset, hole));
+}
+
+static Napi::Value FilePunchSync(const Napi::CallbackInfo &info)
+{
+    int fd = (int)Number(info, 0);
+    int64_t offset = (int64_t)Number(info, 1), length = (int64_t)Number(info, 2);
+    return Napi::Number::New(info.Env(), obd_file_punch(fd, offset, length));
+}
+
+// Execute: pool thread; the rest: JS thread. Deletes itself when done.
+class PunchWork : public Napi::AsyncWorker
+{
+  public:
+    PunchWork(Napi::Env env, int fd, int64_t offset, int64_t length)
+        : Napi::AsyncWorker(env), deferred_(Napi::Promise::Deferred::New(env)), fd_(fd), offset_(offset),
+          length_(length)
+    {
+    }
+    Napi::Promise Promise() const
+    {
+        return deferred_.Promise();
+    }
+    void Execute() override
+    {
+        result_ = obd_file_punch(fd_, offset_, length_);
+    }
+    void OnOK() override
+    {
+        deferred_.Resolve(Napi::Number::New(Env(), result_));
+    }
+    void OnError(const Napi::Error &error) override
+    {
+        deferred_.Reject(error.Value());
+    }
+
+  private:
+    Napi::Promise::Deferred deferred_;
+    int fd_;
+    int64_t offset_, length_;
+    int result_ = 0;
+};
+
+static Napi::Value FilePunch(const Napi::CallbackInfo &info)
+{
+    int fd = (int)Number(info, 0);
+    int64_t offset = (int64_t)Number(info, 1), length = (int64_t)Number(info, 2);
+    auto *work = new PunchWork(info.Env(), fd, offset, length);
+    Napi::Promise promise = work->Promise();
+    work->Queue();
+    return promise;
+}
+
+void RegisterFile(Napi::Env env, Napi::Object exports)
+{
+    exports.Set("fileLock", Napi::Function::New(env, FileLock));
+    exports.Set("fileSeek", Napi::Function::New(env, FileSeek));
+    exports.Set("filePunch", Napi::Function::New(env, FilePunch));
+    exports.Set("filePunchSync", Napi::Function::New(env, FilePunchSync));
+}

@@ -1,0 +1,92 @@
+import { getSystemErrorName } from 'node:util';
+import { addon } from './addon.js';
+
+/** Kinds of advisory lock, as native/file.h numbers them. */
+export const FileLock = { NONE: 0, SHARED: 1, EXCLUSIVE: 2 } as const;
+/** One of {@link FileLock}. */
+export type FileLock = (typeof FileLock)[keyof typeof FileLock];
+
+/** An error like those of node:fs, so that `ioError` understands it. */
+function systemError(negativeErrno: number, syscall: string): NodeJS.ErrnoException {
+  const code = getSystemErrorName(negativeErrno);
+  return Object.assign(new Error(`${code}: ${syscall}`), { code, errno: negativeErrno, syscall });
+}
+
+/**
+ * Takes, converts or drops the advisory lock (flock) of an open file. Never waits: false if another open file
+ * description holds a lock in the way, and then `previous` is still held. The lock belongs to the open file
+ * description: two opens of one file in one process exclude each other, and closing the descriptor drops it.
+ * Synchronous and quick. Wraps obd_file_lock.
+ * @param previous the lock held now, taken back if the conversion fails.
+ * @throws a system error; ENOLCK means that the conversion failed and `previous` was lost to another process.
+ */
+export function lockFile(fd: number, kind: FileLock, previous: FileLock = FileLock.NONE): boolean {
+  const result = addon.fileLock(fd, kind, previous);
+  if (result === 0) return true;
+  if (getSystemErrorName(result) === 'EAGAIN') return false;
+  throw systemError(result, 'flock');
+}
+
+/**
+ * Gives [offset, offset + length) back to the file system: it reads as zeroes, the size stays. Whole file system
+ * blocks inside the range are freed, the rest is zeroed. Runs on the libuv pool. Wraps obd_file_punch.
+ * @returns false, nothing changed, where the file system cannot make holes.
+ * @throws a system error, for example ENOSPC or EIO.
+ */
+export async function punchHole(fd: number, offset: number, length: number): Promise<boolean> {
+  return punched(await addon.filePunch(fd, offset, length));
+}
+
+/** {@link punchHole} on the calling thread; it may wait for the disk. Wraps obd_file_punch. */
+export function punchHoleSync(fd: number, offset: number, length: number): boolean {
+  return punched(addon.filePunchSync(fd, offset, length));
+}
+
+function punched(result: number): boolean {
+  if (result === 0) return true;
+  const name = getSystemErrorName(result);
+  if (name === 'ENOTSUP' || name === 'EOPNOTSUPP' || name === 'ENOSYS') return false;
+  throw systemError(result, 'fallocate');
+}
+
+/**
+ * First byte at or after `offset` that is data, or undefined if only a hole follows (or the file ends). Where the file
+ * system knows no holes, all is data. Synchronous. Moves the descriptor's file position: use positioned reads only.
+ * Wraps obd_file_seek.
+ */
+export function seekData(fd: number, offset: number): number | undefined {
+  return sought(addon.fileSeek(fd, offset, 0));
+}
+
+/**
+ * First byte at or after `offset` that is in a hole; the end of the file counts as one. Undefined if `offset` is at or
+ * after the end. Synchronous, moves the file position. Wraps obd_file_seek.
+ */
+export function seekHole(fd: number, offset: number): number | undefined {
+  return sought(addon.fileSeek(fd, offset, 1));
+}
+
+function sought(result: number): number | undefined {
+  if (result >= 0) return result;
+  if (getSystemErrorName(result) === 'ENXIO') return undefined;
+  throw systemError(result, 'lseek');
+}
+
+/**
+ * The data extents of [from, to) of a file, in order: everything between them is a hole. Synchronous, one or two
+ * system calls per extent; take them one at a time where a file may be fragmented.
+ */
+export function* dataExtents(
+  fd: number,
+  from: number,
+  to: number,
+): Generator<{ readonly offset: number; readonly length: number }> {
+  for (let at = from; at < to;) {
+    const start = seekData(fd, at);
+    if (start === undefined || start >= to) return;
+    const end = Math.min(seekHole(fd, start) ?? to, to);
+    if (end <= start) return;
+    yield { offset: start, length: end - start };
+    at = end;
+  }
+}
