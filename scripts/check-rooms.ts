@@ -1,6 +1,6 @@
 /**
  * Fails if a room imports what it may not, or reaches past another room's index.ts. The table below is the
- * architecture; docs/architecture.md draws it.
+ * architecture; docs/architecture.md draws it. `check-rooms [DIR]` looks below DIR instead of src.
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, relative, resolve, sep } from 'node:path';
@@ -26,7 +26,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[] | 'anything'>> = {
   cli: 'anything',
 };
 
-const src = resolve('src');
+const src = resolve(process.argv[2] ?? 'src');
 const problems: string[] = [];
 for (const file of readdirSync(src, { recursive: true, encoding: 'utf8' })) {
   if (!file.endsWith('.ts')) continue;
