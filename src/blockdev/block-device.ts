@@ -1,0 +1,118 @@
+import {
+  DeviceError,
+  SECTOR,
+  isWritable,
+  type ReadOptions,
+  type ReadableBlob,
+  type WritableBlob,
+} from '../blob/index.js';
+
+/** Plain data from which every I/O worker builds a `ReadPlanner` for this image; posted with structured clone. */
+export type PlannerDescription = unknown;
+
+/** What a {@link BlockDevice} may be told beside its bytes. */
+export interface BlockDeviceOptions {
+  /** Serve reads only, even if the blob can be written. Default: whether the blob is writable. */
+  readonly readOnly?: boolean;
+  /** Lets I/O workers read local bytes without asking the main thread; given to the planner module's createPlanner. */
+  readonly planner?: PlannerDescription;
+  /**
+   * How long a failing read is repeated before the user gets an I/O error, in ms; 0 fails at once. Only failures that
+   * may pass are repeated. Default {@link READ_DEADLINE_MS}.
+   */
+  readonly readDeadlineMs?: number;
+}
+
+/**
+ * Ten minutes: longer than a registry's restart or a token server's outage, short enough that an operator sees an I/O
+ * error rather than processes that cannot be killed. (The reference hides it for 7 days.)
+ */
+export const READ_DEADLINE_MS = 600_000;
+
+/**
+ * A blob with the geometry of a disk: whole sectors, a size that never changes, perhaps read-only. The only place where
+ * a range outside the device is an ordinary event; below, it is a bug.
+ */
+export class BlockDevice {
+  /** The blob's name. */
+  readonly name: string;
+  /** Bytes, a multiple of {@link SECTOR}; a partial last sector of the blob is not shown. */
+  readonly size: number;
+  readonly readOnly: boolean;
+  readonly planner: PlannerDescription;
+  readonly readDeadlineMs: number;
+  readonly #blob: ReadableBlob;
+  readonly #writable: WritableBlob | undefined;
+
+  /** @param blob owned by the device from now on. */
+  constructor(blob: ReadableBlob, options: BlockDeviceOptions = {}) {
+    this.#blob = blob;
+    this.#writable = options.readOnly !== true && isWritable(blob) ? blob : undefined;
+    this.name = blob.name;
+    this.size = blob.size - (blob.size % SECTOR);
+    this.readOnly = this.#writable === undefined;
+    this.planner = options.planner;
+    this.readDeadlineMs = options.readDeadlineMs ?? READ_DEADLINE_MS;
+  }
+
+  /**
+   * Fills `into` from `offset`; any alignment. Calls may overlap.
+   * @throws DeviceError OBD_DEVICE_OUT_OF_RANGE; otherwise what the blob throws.
+   */
+  async read(offset: number, into: Uint8Array, options?: ReadOptions): Promise<void> {
+    this.#check('read', offset, into.byteLength);
+    await this.#blob.read(offset, into, options);
+  }
+
+  /** Stores whole sectors. @throws DeviceError OBD_DEVICE_OUT_OF_RANGE, OBD_DEVICE_READ_ONLY. */
+  async write(offset: number, from: Uint8Array): Promise<void> {
+    const blob = this.#change('write');
+    this.#check('write', offset, from.byteLength, SECTOR);
+    await blob.write(offset, from);
+  }
+
+  /** Makes whole sectors read as zeroes. @throws DeviceError OBD_DEVICE_OUT_OF_RANGE, OBD_DEVICE_READ_ONLY. */
+  async discard(offset: number, length: number): Promise<void> {
+    const blob = this.#change('discard');
+    this.#check('discard', offset, length, SECTOR);
+    await blob.discard(offset, length);
+  }
+
+  /** Settles once what was written before is durable. At once on a read-only device. */
+  async flush(): Promise<void> {
+    await this.#writable?.flush();
+  }
+
+  /** Closes the blob after its reads in flight. Idempotent. */
+  close(): Promise<void> {
+    return this.#blob.close();
+  }
+
+  #change(action: string): WritableBlob {
+    if (this.#writable === undefined)
+      throw new DeviceError(
+        'OBD_DEVICE_READ_ONLY',
+        `Cannot ${action} "${this.name}": the device is read-only`,
+        {
+          source: this.name,
+        },
+      );
+    return this.#writable;
+  }
+
+  #check(action: string, offset: number, length: number, unit = 1): void {
+    if (
+      !Number.isSafeInteger(offset) ||
+      offset < 0 ||
+      offset + length > this.size ||
+      offset % unit !== 0 ||
+      length % unit !== 0
+    )
+      throw new DeviceError(
+        'OBD_DEVICE_OUT_OF_RANGE',
+        `Cannot ${action} [${offset}, ${offset + length}) of "${this.name}": the device has ${this.size} bytes` +
+          (unit === 1 ? '' : ` in sectors of ${unit}`),
+        { source: this.name, offset },
+      );
+  }
+}
