@@ -12,8 +12,8 @@ static double Number(const Napi::CallbackInfo &info, size_t i)
 
 static Napi::Value FileLock(const Napi::CallbackInfo &info)
 {
-    int fd = (int)Number(info, 0), kind = (int)Number(info, 1), previous = (int)Number(info, 2);
-    return Napi::Number::New(info.Env(), obd_file_lock(fd, kind, previous));
+    int fd = (int)Number(info, 0), kind = (int)Number(info, 1);
+    return Napi::Number::New(info.Env(), obd_file_lock(fd, kind));
 }
 
 static Napi::Value FileSeek(const Napi::CallbackInfo &info)

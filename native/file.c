@@ -1,31 +1,26 @@
 #include "file.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <sys/file.h>
 #include <unistd.h>
 
-static int lock_once(int fd, int kind)
+int obd_file_lock(int fd, int kind)
 {
-    static const int operation[] = {
-        [FILE_UNLOCK] = LOCK_UN,
-        [FILE_LOCK_SHARED] = LOCK_SH | LOCK_NB,
-        [FILE_LOCK_EXCLUSIVE] = LOCK_EX | LOCK_NB,
+    static const short type[] = {
+        [FILE_UNLOCK] = F_UNLCK,
+        [FILE_LOCK_SHARED] = F_RDLCK,
+        [FILE_LOCK_EXCLUSIVE] = F_WRLCK,
     };
     if (kind < FILE_UNLOCK || kind > FILE_LOCK_EXCLUSIVE)
         return -EINVAL;
+    // Start 0 and length 0: all bytes, also those beyond the end.
+    struct flock lock = {.l_type = type[kind], .l_whence = SEEK_SET};
     int result;
     do
-        result = flock(fd, operation[kind]);
+        result = fcntl(fd, F_OFD_SETLK, &lock);
     while (result != 0 && errno == EINTR);
-    return result == 0 ? 0 : -errno;
-}
-
-int obd_file_lock(int fd, int kind, int previous)
-{
-    int result = lock_once(fd, kind);
-    if (result == -EWOULDBLOCK && previous != FILE_UNLOCK && lock_once(fd, previous) != 0)
-        return -ENOLCK;
-    return result;
+    if (result == 0)
+        return 0;
+    return errno == EACCES ? -EAGAIN : -errno;
 }
 
 int obd_file_punch(int fd, int64_t offset, int64_t length)

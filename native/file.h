@@ -10,11 +10,11 @@ extern "C" {
 
 enum file_lock { FILE_UNLOCK = 0, FILE_LOCK_SHARED = 1, FILE_LOCK_EXCLUSIVE = 2 };
 
-// flock(2) on the open file description, never waits for another holder: -EWOULDBLOCK if one stands in the
-// way. Converting a lock is not atomic in the kernel: when a conversion fails the old lock may be gone, so
-// this takes `previous` (an enum file_lock) back in that case, which succeeds unless another process won it
-// meanwhile; then the result is -ENOLCK and the caller holds nothing.
-int obd_file_lock(int fd, int kind, int previous);
+// Takes, converts or drops the advisory lock of the whole file (an open file description lock, fcntl
+// F_OFD_SETLK). Never waits for another holder: -EAGAIN if one stands in the way, and the lock held before is
+// still held, without a gap: that is why it is not flock(2), whose conversion lets go first. A shared lock
+// wants a descriptor open for reading, an exclusive one for writing (-EBADF).
+int obd_file_lock(int fd, int kind);
 
 // Gives [offset, offset + length) back to the file system; it reads as zeroes, the file's size stays.
 // -EOPNOTSUPP where the file system has no holes. May wait for the disk.

@@ -14,7 +14,7 @@ export interface Addon {
   compress(codec: number, from: Uint8Array, into: Uint8Array): number;
   decompress(codec: number, from: Uint8Array, into: Uint8Array): number;
   // bind_file.cc; all give 0 (fileSeek: an offset) or -errno
-  fileLock(fd: number, kind: number, previous: number): number;
+  fileLock(fd: number, kind: number): number;
   fileSeek(fd: number, offset: number, hole: number): number;
   filePunch(fd: number, offset: number, length: number): Promise<number>;
   filePunchSync(fd: number, offset: number, length: number): number;

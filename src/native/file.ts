@@ -13,18 +13,17 @@ function systemError(negativeErrno: number, syscall: string): NodeJS.ErrnoExcept
 }
 
 /**
- * Takes, converts or drops the advisory lock (flock) of an open file. Never waits: false if another open file
- * description holds a lock in the way, and then `previous` is still held. The lock belongs to the open file
- * description: two opens of one file in one process exclude each other, and closing the descriptor drops it.
- * Synchronous and quick. Wraps obd_file_lock.
- * @param previous the lock held now, taken back if the conversion fails.
- * @throws a system error; ENOLCK means that the conversion failed and `previous` was lost to another process.
+ * Takes, converts or drops the advisory lock of an open file. Never waits: false if another holder stands in the way,
+ * and then the lock held before is still held, without a gap. The lock belongs to the open file description: two opens
+ * of one file in one process exclude each other, and closing the descriptor drops it. A shared lock wants a descriptor
+ * open for reading, an exclusive one for writing. Synchronous and quick. Wraps obd_file_lock.
+ * @throws a system error, for example EBADF.
  */
-export function lockFile(fd: number, kind: FileLock, previous: FileLock = FileLock.NONE): boolean {
-  const result = addon.fileLock(fd, kind, previous);
+export function lockFile(fd: number, kind: FileLock): boolean {
+  const result = addon.fileLock(fd, kind);
   if (result === 0) return true;
   if (getSystemErrorName(result) === 'EAGAIN') return false;
-  throw systemError(result, 'flock');
+  throw systemError(result, 'fcntl');
 }
 
 /**
