@@ -4,6 +4,7 @@
 static Napi::Object Init(Napi::Env env, Napi::Object exports)
 {
     RegisterCodec(env, exports);
+    RegisterIo(env, exports);
     RegisterFile(env, exports);
     return exports;
 }

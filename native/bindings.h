@@ -4,4 +4,5 @@
 #include <napi.h>
 
 void RegisterCodec(Napi::Env env, Napi::Object exports);
+void RegisterIo(Napi::Env env, Napi::Object exports);
 void RegisterFile(Napi::Env env, Napi::Object exports);

@@ -2,6 +2,7 @@ import { createRequire } from 'node:module';
 import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import type { NativeIoLoop } from './io-loop.js';
 
 /**
  * What the compiled addon exports: one interface per bind_*.cc file. This file alone loads it; the files beside it
@@ -18,6 +19,10 @@ export interface Addon {
   fileSeek(fd: number, offset: number, hole: number): number;
   filePunch(fd: number, offset: number, length: number): Promise<number>;
   filePunchSync(fd: number, offset: number, length: number): number;
+  // bind_io.cc
+  readonly IoLoop: new (wakeFd: number) => NativeIoLoop;
+  eventFd(): number;
+  discardQueue(handle: number): boolean;
 }
 
 function find(): string {

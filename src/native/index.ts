@@ -1,4 +1,5 @@
 /** The seam: the only room that loads the compiled addon. Thin, typed, memory-safe; policy lives elsewhere. */
 export * from './codec.js';
 export * from './file.js';
+export * from './io-loop.js';
 export { packageRoot } from './addon.js';

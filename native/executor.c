@@ -1,0 +1,303 @@
+#include "executor.h"
+#include "codec.h"
+#include "crc32c.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CRC_SEED 100007u // formats.md, ZFile: seed of the block checksum
+#define CRC_LENGTH 4
+#define IOV_BATCH 64 // iovecs of one preadv2; more are read in turns
+
+_Static_assert((int)READ_LZ4 == (int)OBD_CODEC_LZ4 && (int)READ_ZSTD == (int)OBD_CODEC_ZSTD &&
+                   (int)READ_RAW == (int)OBD_CODEC_RAW,
+               "codec numbers agree");
+
+int obd_scratch_init(struct execute_scratch *s)
+{
+    if (!s->stored)
+        s->stored = malloc(EXECUTE_MAX_STORED);
+    if (!s->plain)
+        s->plain = malloc(EXECUTE_MAX_BLOCK);
+    return s->stored && s->plain ? 0 : -ENOMEM;
+}
+
+void obd_scratch_free(struct execute_scratch *s)
+{
+    free(s->stored);
+    free(s->plain);
+    memset(s, 0, sizeof *s);
+}
+
+// True if d is an integer in [0, max]; max < 2^53. NaN fails every comparison.
+static int integer(double d, double max, uint64_t *out)
+{
+    if (!(d >= 0 && d <= max))
+        return 0;
+    *out = (uint64_t)d;
+    return (double)*out == d;
+}
+
+int obd_check_steps(const struct read_descriptor *in, size_t count, uint64_t length, struct read_step *out)
+{
+    const double offset_max = 9007199254740991.0;
+    uint64_t at = 0;
+    for (size_t i = 0; i < count; i++) {
+        struct read_descriptor d = in[i];
+        uint64_t fd = 0, file_offset = 0, stored = 0, codec, plain, skip, n, destination;
+        if (!integer(d.codec, READ_ZERO | READ_CRC_CHECKED, &codec) ||
+            !integer(d.length, EXECUTE_MAX_COMMAND, &n) ||
+            !integer(d.destination, EXECUTE_MAX_COMMAND, &destination) ||
+            !integer(d.skip, EXECUTE_MAX_BLOCK, &skip) ||
+            !integer(d.plain_length, EXECUTE_MAX_COMMAND, &plain))
+            return -EINVAL;
+        if (destination != at || n == 0 || skip + n > plain)
+            return -EINVAL;
+        if (codec != READ_ZERO) {
+            uint32_t crc = codec & READ_CRC_CHECKED ? CRC_LENGTH : 0;
+            if (!integer(d.fd, 1 << 30, &fd) || !integer(d.file_offset, offset_max, &file_offset) ||
+                !integer(d.stored_length, EXECUTE_MAX_COMMAND, &stored))
+                return -EINVAL;
+            if (codec == READ_RAW) {
+                if (stored != n || skip != 0)
+                    return -EINVAL;
+            } else if (plain > EXECUTE_MAX_BLOCK || stored > EXECUTE_MAX_STORED || stored <= crc ||
+                       (codec & 15) > READ_ZSTD ||
+                       ((codec & 15) == READ_RAW && stored != plain + CRC_LENGTH)) {
+                return -EINVAL;
+            }
+        }
+        out[i] = (struct read_step){
+            .fd = (int)fd,
+            .file_offset = file_offset,
+            .stored = (uint32_t)stored,
+            .codec = (uint32_t)codec,
+            .plain = (uint32_t)plain,
+            .skip = (uint32_t)skip,
+            .length = (uint32_t)n,
+            .destination = destination,
+        };
+        at += n;
+        if (at > length)
+            return -EINVAL;
+    }
+    return at == length ? 0 : -EINVAL;
+}
+
+// A place in the command's memory; only moves forward.
+struct cursor {
+    const struct iovec *iov, *end;
+    size_t offset; // within *iov
+};
+
+static void settle(struct cursor *c)
+{
+    while (c->iov < c->end && c->offset == c->iov->iov_len) {
+        c->iov++;
+        c->offset = 0;
+    }
+}
+
+// The next n bytes if they are contiguous, else NULL. Does not move.
+static unsigned char *contiguous(struct cursor *c, size_t n)
+{
+    settle(c);
+    if (c->iov == c->end || c->iov->iov_len - c->offset < n)
+        return NULL;
+    return (unsigned char *)c->iov->iov_base + c->offset;
+}
+
+// Passes over n bytes, filling them from `from`, or with zeroes if NULL. False when the memory ends early.
+static int place(struct cursor *c, const unsigned char *from, size_t n)
+{
+    while (n > 0) {
+        settle(c);
+        if (c->iov == c->end)
+            return 0;
+        size_t room = c->iov->iov_len - c->offset, part = n < room ? n : room;
+        unsigned char *to = (unsigned char *)c->iov->iov_base + c->offset;
+        if (from) {
+            memcpy(to, from, part);
+            from += part;
+        } else {
+            memset(to, 0, part);
+        }
+        c->offset += part;
+        n -= part;
+    }
+    return 1;
+}
+
+// Reads all of the iovecs' bytes at the offset. The iovecs are changed.
+static enum execute_result read_full(int fd, uint64_t offset, struct iovec *iov, int count, size_t want,
+                                     int may_block)
+{
+    while (want > 0) {
+        ssize_t n = preadv2(fd, iov, count, (off_t)offset, may_block ? 0 : RWF_NOWAIT);
+        if (n < 0) {
+            if (errno == EINTR)
+                continue;
+            // A file system without RWF_NOWAIT (EOPNOTSUPP) may block, so it is read by the pool.
+            if (!may_block && (errno == EAGAIN || errno == EOPNOTSUPP))
+                return EXECUTE_WOULD_BLOCK;
+            return EXECUTE_BAD;
+        }
+        if ((size_t)n == want)
+            return EXECUTE_DONE;
+        if (!may_block)
+            return EXECUTE_WOULD_BLOCK; // partly cached, or the end of the file: the pool finds out which
+        if (n == 0)
+            return EXECUTE_BAD;
+        offset += (size_t)n;
+        want -= (size_t)n;
+        while (n > 0) {
+            size_t part = (size_t)n < iov->iov_len ? (size_t)n : iov->iov_len;
+            iov->iov_base = (char *)iov->iov_base + part;
+            iov->iov_len -= part;
+            n -= (ssize_t)part;
+            if (iov->iov_len == 0) {
+                iov++;
+                count--;
+            }
+        }
+    }
+    return EXECUTE_DONE;
+}
+
+// Plain bytes of a file, straight into the command's memory.
+static enum execute_result read_plain(int fd, uint64_t offset, size_t want, struct cursor *c, int may_block)
+{
+    while (want > 0) {
+        struct iovec batch[IOV_BATCH];
+        int count = 0;
+        size_t sum = 0;
+        while (sum < want && count < IOV_BATCH) {
+            settle(c);
+            if (c->iov == c->end)
+                return EXECUTE_BAD;
+            size_t room = c->iov->iov_len - c->offset, part = want - sum < room ? want - sum : room;
+            batch[count].iov_base = (char *)c->iov->iov_base + c->offset;
+            batch[count++].iov_len = part;
+            c->offset += part;
+            sum += part;
+        }
+        enum execute_result r = read_full(fd, offset, batch, count, sum, may_block);
+        if (r != EXECUTE_DONE)
+            return r;
+        offset += sum;
+        want -= sum;
+    }
+    return EXECUTE_DONE;
+}
+
+static int same_block(const struct read_step *a, const struct read_step *b)
+{
+    return a->fd == b->fd && a->file_offset == b->file_offset && a->stored == b->stored &&
+           a->codec == b->codec && a->plain == b->plain;
+}
+
+static int unpack(const struct read_step *s, const unsigned char *stored, unsigned char *into)
+{
+    return obd_decompress((enum obd_codec)(s->codec & 15), stored,
+                          s->stored - (s->codec & READ_CRC_CHECKED ? CRC_LENGTH : 0), into,
+                          s->plain) == (int64_t)s->plain;
+}
+
+// Packed blocks first..last (exclusive), whose stored bytes lie in scratch->stored one after another.
+static enum execute_result unpack_run(const struct read_step *s, const struct read_step *end,
+                                      struct cursor *c, struct execute_scratch *scratch)
+{
+    const uint64_t start = s->file_offset;
+    const struct read_step *in_plain = NULL; // the block that scratch->plain holds
+    for (; s < end; s++) {
+        const unsigned char *stored = scratch->stored + (s->file_offset - start);
+        if (in_plain && same_block(in_plain, s)) {
+            if (!place(c, scratch->plain + s->skip, s->length))
+                return EXECUTE_BAD;
+            continue;
+        }
+        if (s->codec & READ_CRC_CHECKED) {
+            uint32_t body = s->stored - CRC_LENGTH, expected;
+            memcpy(&expected, stored + body, CRC_LENGTH); // little-endian, as every host we build for
+            if (obd_crc32c(stored, body, CRC_SEED) != expected)
+                return EXECUTE_BAD;
+        }
+        unsigned char *direct = NULL;
+        if (s->length == s->plain && !(s + 1 < end && same_block(s, s + 1)))
+            direct = contiguous(c, s->length);
+        if (direct) {
+            if (!unpack(s, stored, direct))
+                return EXECUTE_BAD;
+            c->offset += s->length;
+        } else {
+            in_plain = s;
+            if (!unpack(s, stored, scratch->plain) || !place(c, scratch->plain + s->skip, s->length))
+                return EXECUTE_BAD;
+        }
+    }
+    return EXECUTE_DONE;
+}
+
+enum execute_result obd_execute(const struct read_step *steps, size_t count, const struct iovec *iov,
+                                int iov_count, struct execute_scratch *scratch, int may_block)
+{
+    struct cursor c = {iov, iov + iov_count, 0};
+    for (size_t i = 0; i < count;) {
+        const struct read_step *first = &steps[i];
+        if (first->codec == READ_ZERO) {
+            if (!place(&c, NULL, first->length))
+                return EXECUTE_BAD;
+            i++;
+            continue;
+        }
+        uint64_t end = first->file_offset + first->stored;
+        enum execute_result r;
+        if (first->codec == READ_RAW) {
+            for (i++; i < count && steps[i].codec == READ_RAW && steps[i].fd == first->fd &&
+                      steps[i].file_offset == end;
+                 i++)
+                end += steps[i].stored;
+            r = read_plain(first->fd, first->file_offset, end - first->file_offset, &c, may_block);
+        } else {
+            for (i++; i < count && steps[i].codec != READ_RAW && steps[i].codec != READ_ZERO &&
+                      steps[i].fd == first->fd;
+                 i++) {
+                if (same_block(&steps[i - 1], &steps[i]))
+                    continue;
+                if (steps[i].file_offset != end ||
+                    end + steps[i].stored - first->file_offset > EXECUTE_MAX_STORED)
+                    break;
+                end += steps[i].stored;
+            }
+            struct iovec into = {scratch->stored, end - first->file_offset};
+            r = read_full(first->fd, first->file_offset, &into, 1, into.iov_len, may_block);
+            if (r == EXECUTE_DONE)
+                r = unpack_run(first, &steps[i], &c, scratch);
+        }
+        if (r != EXECUTE_DONE)
+            return r;
+    }
+    return EXECUTE_DONE;
+}
+
+size_t obd_scatter(const struct iovec *iov, int iov_count, const void *from, size_t length)
+{
+    size_t done = 0;
+    for (int i = 0; i < iov_count && done < length; i++) {
+        size_t part = length - done < iov[i].iov_len ? length - done : iov[i].iov_len;
+        memcpy(iov[i].iov_base, (const char *)from + done, part);
+        done += part;
+    }
+    return done;
+}
+
+size_t obd_gather(const struct iovec *iov, int iov_count, void *into, size_t length)
+{
+    size_t done = 0;
+    for (int i = 0; i < iov_count && done < length; i++) {
+        size_t part = length - done < iov[i].iov_len ? length - done : iov[i].iov_len;
+        memcpy((char *)into + done, iov[i].iov_base, part);
+        done += part;
+    }
+    return done;
+}
