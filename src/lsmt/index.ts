@@ -1,0 +1,8 @@
+/** LSMT: layers of a virtual disk, their indexes, and stacks of them. */
+export * from './format.js';
+export type * from './layer.js';
+export * from './layer-stack.js';
+export * from './merge-index.js';
+export * from './sealed-layer.js';
+export * from './segment.js';
+export * from './segment-index.js';

@@ -1,0 +1,175 @@
+/**
+ * A stack of layers seen as one disk: what containerd calls an image's device.
+ *
+ *   read(offset) -> merged index -> [file, moffset] pieces -> those files, in parallel; gaps and zeroed pieces -> zeroes
+ *
+ * The merged index is made once, when the stack is. Files are numbered from the top: the topmost layer has tag 0 (a
+ * warp layer takes two numbers, itself and its target), as the reference numbers them.
+ */
+
+import { checkRange, FormatError, SECTOR, type ReadableBlob, type ReadOptions } from '../blob/index.js';
+import type { DataFile, Layer } from './layer.js';
+import { mergeSegments, shiftTags } from './merge-index.js';
+import type { Segments } from './segment.js';
+import { HOLE, SegmentIndex, SegmentList, ZEROED } from './segment-index.js';
+import { readSegments } from './segment-reader.js';
+
+/** Most layers of one stack: a layer's number has 8 bits on disk (formats.md 1.6). */
+export const MAX_LAYERS = 255;
+
+/** Layers merged: one index, and the files its tags name. */
+export interface MergedLayers {
+  /** Not yet indexed for lookup. */
+  readonly segments: Segments;
+  readonly files: readonly DataFile[];
+}
+
+/**
+ * Merges layers given bottom to top (lowers are base-first, as in an image's configuration).
+ * @throws FormatError OBD_FORMAT_LIMIT for more than 255 layers or too large an index.
+ */
+export function mergeLayers(layers: readonly Layer[]): MergedLayers {
+  if (layers.length > MAX_LAYERS)
+    throw new FormatError(
+      'OBD_FORMAT_LIMIT',
+      `Cannot stack ${layers.length} layers, at most ${MAX_LAYERS} are supported`,
+      {
+        expected: MAX_LAYERS,
+        actual: layers.length,
+        hint: 'Merge some of the lower layers into one',
+      },
+    );
+  const files: DataFile[] = [];
+  const tagged: Segments[] = [];
+  for (const layer of layers.toReversed()) {
+    const segments = layer.index.segments();
+    tagged.unshift(files.length === 0 ? segments : shiftTags(segments, files.length));
+    files.push(...layer.files);
+  }
+  return { segments: mergeSegments(tagged), files };
+}
+
+/**
+ * The stack's size rule: that of the topmost layer that states one; 0 if none does.
+ * @param layers bottom to top.
+ */
+export function stackVirtualSize(layers: readonly Layer[]): number {
+  return layers.findLast((layer) => layer.info.virtualSize > 0)?.info.virtualSize ?? 0;
+}
+
+/** Options of a stack. */
+export interface LayerStackOptions {
+  /** How errors name the stack; default is the topmost layer's name. */
+  readonly name?: string;
+  /** Overrides the size rule. */
+  readonly virtualSize?: number;
+}
+
+/** A run of the disk that some layer holds data for. Bytes. */
+export interface AllocatedExtent {
+  readonly offset: number;
+  readonly length: number;
+}
+
+/** Read-only layers as one disk. Reads may overlap and start at any byte. */
+export class LayerStack implements ReadableBlob {
+  readonly name: string;
+  readonly size: number;
+  /** Bottom to top. */
+  readonly layers: readonly Layer[];
+  /** Merged over all layers; tags count in {@link files}. */
+  readonly index: SegmentIndex;
+  /** Files by tag, topmost first. */
+  readonly files: readonly DataFile[];
+  readonly #list = new SegmentList();
+  #inFlight = 0;
+  #idle: (() => void) | undefined;
+  #closed: Promise<void> | undefined;
+
+  /**
+   * Merges the layers' indexes. The stack owns the layers once this succeeds. O(n log k) for n segments in k layers.
+   * @param layers bottom to top.
+   * @throws FormatError OBD_FORMAT_LIMIT; OBD_FORMAT_BAD_TRAILER if no layer states a virtual size.
+   */
+  constructor(layers: readonly Layer[], options: LayerStackOptions = {}) {
+    const size = options.virtualSize ?? stackVirtualSize(layers);
+    this.name = options.name ?? layers.at(-1)?.name ?? 'empty stack';
+    if (size === 0)
+      throw new FormatError(
+        'OBD_FORMAT_BAD_TRAILER',
+        `Cannot stack "${this.name}": virtual size is 0 in every layer, expected one to state it`,
+        { source: this.name, expected: 'a size', actual: 0 },
+      );
+    const merged = mergeLayers(layers);
+    this.size = size;
+    this.layers = layers;
+    this.files = merged.files;
+    this.index = SegmentIndex.build(merged.segments);
+  }
+
+  async read(offset: number, into: Uint8Array, options?: ReadOptions): Promise<void> {
+    checkRange(this, offset, into.byteLength);
+    if (this.#closed !== undefined) throw new TypeError(`Read of "${this.name}" after close`);
+    if (into.byteLength === 0) return;
+    const first = Math.floor(offset / SECTOR);
+    const last = Math.ceil((offset + into.byteLength) / SECTOR);
+    this.index.lookup(first, last - first, this.#list);
+    this.#inFlight++;
+    try {
+      await readSegments(this.#list, this.files, offset - first * SECTOR, into, options);
+    } finally {
+      if (--this.#inFlight === 0) this.#idle?.();
+    }
+  }
+
+  /**
+   * The runs inside the disk that hold data, in order, neighbours joined; everything between them reads as zeroes.
+   * For exports that leave holes.
+   */
+  *allocatedExtents(): Generator<AllocatedExtent> {
+    yield* allocatedExtents(this.index, this.size);
+  }
+
+  close(): Promise<void> {
+    this.#closed ??= (async () => {
+      if (this.#inFlight > 0) await new Promise<void>((resolve) => (this.#idle = resolve));
+      const results = await Promise.allSettled(this.layers.map((layer) => layer.close()));
+      for (const result of results) if (result.status === 'rejected') throw result.reason;
+    })();
+    return this.#closed;
+  }
+}
+
+/** Sectors looked up at once while walking an index. */
+const WALK_SECTORS = 1 << 16;
+
+/** The data runs of an index inside a disk of `size` bytes, neighbours joined. */
+export function* allocatedExtents(
+  index: { lookup(lba: number, sectorCount: number, out: SegmentList): void; readonly end: number },
+  size: number,
+): Generator<AllocatedExtent> {
+  const list = new SegmentList();
+  const end = Math.min(Math.ceil(size / SECTOR), index.end);
+  let start = -1;
+  let stop = 0;
+  for (let at = 0; at < end; at += WALK_SECTORS) {
+    index.lookup(at, Math.min(WALK_SECTORS, end - at), list);
+    for (let i = 0; i < list.length; i++) {
+      const tag = list.tag[i] ?? HOLE;
+      if (tag === HOLE || tag === ZEROED) continue;
+      const lba = list.lba[i] ?? 0;
+      if (start >= 0 && lba === stop) stop += list.sectors[i] ?? 0;
+      else {
+        if (start >= 0) yield extent(start, stop, size);
+        start = lba;
+        stop = lba + (list.sectors[i] ?? 0);
+      }
+    }
+  }
+  if (start >= 0) yield extent(start, stop, size);
+}
+
+function extent(start: number, stop: number, size: number): AllocatedExtent {
+  const offset = start * SECTOR;
+  return { offset, length: Math.min(stop * SECTOR, size) - offset };
+}
