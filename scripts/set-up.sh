@@ -1,0 +1,111 @@
+# Sourced by scripts/test and scripts/demo: brings a bare Debian or Ubuntu machine to a built checkout. Every step looks
+# first and does nothing if nothing is missing, so a second run takes a second.
+#
+#   set_up PACKAGE:FILE...   what to build with, plus the PACKAGEs whose FILE is missing; Node.js; npm ci; the build
+#
+# Kept outside the checkout, below $cache: Node.js where the distribution's is too old, and the last build's output.
+# Deleting it is always safe.
+
+checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/overlaybd-ts
+
+# What `npm ci` and the build need, each with a file that tells whether it is there.
+build_packages=(
+  g++:/usr/bin/g++
+  make:/usr/bin/make
+  cmake:/usr/bin/cmake
+  python3:/usr/bin/python3
+  pkg-config:/usr/bin/pkg-config
+  libnl-genl-3-dev:/usr/include/libnl3/netlink/genl/genl.h
+  libext2fs-dev:/usr/include/ext2fs/ext2fs.h
+  liblz4-dev:/usr/include/lz4.h
+  libzstd-dev:/usr/include/zstd.h
+  zlib1g-dev:/usr/include/zlib.h
+  ca-certificates:/etc/ssl/certs/ca-certificates.crt
+)
+
+say() {
+  printf '==> %s\n' "$*"
+}
+
+fail() {
+  printf '%s: %s\n' "$(basename "$0")" "$*" >&2
+  exit 1
+}
+
+set_up() { # PACKAGE:FILE...
+  mkdir -p "$cache"
+  # Two runs at once must not both install or build.
+  exec 7>"$cache/set-up.lock"
+  flock 7
+  install_packages "${build_packages[@]}" "$@"
+  find_node
+  install_modules
+  say 'building'
+  (cd "$checkout" && npm run --silent build) >"$cache/build.log" 2>&1 || {
+    cat "$cache/build.log" >&2
+    fail "the build failed; its output is above"
+  }
+  exec 7>&-
+}
+
+install_packages() { # PACKAGE:FILE...
+  local pair missing=()
+  for pair in "$@"; do
+    [ -e "${pair#*:}" ] || missing+=("${pair%%:*}")
+  done
+  [ ${#missing[@]} -gt 0 ] || return 0
+  [ "$(id -u)" = 0 ] || fail "these packages are missing, and only root can install them: apt-get install ${missing[*]}"
+  [ -x /usr/bin/apt-get ] || fail "no apt-get here; install these by hand: ${missing[*]}"
+  say "installing ${missing[*]}"
+  export DEBIAN_FRONTEND=noninteractive
+  local apt_install=(apt-get install -y -qq --no-install-recommends -o Dpkg::Use-Pty=0 "${missing[@]}")
+  # A bare machine has no package lists, an old one has lists of versions that are gone: both are cured by an update.
+  "${apt_install[@]}" >/dev/null 2>&1 || {
+    apt-get update -qq
+    "${apt_install[@]}" >/dev/null
+  }
+}
+
+# Node.js 20.19 or later: the machine's own, else the distribution's, else the one that npm's registry carries.
+find_node() {
+  [ ! -x "$cache/node/bin/node" ] || PATH=$cache/node/bin:$PATH
+  if ! node_is_new_enough && ! command -v node >/dev/null; then
+    install_packages nodejs:/usr/bin/node
+    hash -r
+  fi
+  command -v npm >/dev/null || install_packages npm:/usr/bin/npm
+  if ! node_is_new_enough; then
+    say 'fetching Node.js 22'
+    rm -rf "$cache/node" "$cache/node.new"
+    local machine
+    case $(uname -m) in
+      x86_64) machine=x64 ;;
+      aarch64) machine=arm64 ;;
+      *) fail "Node.js is $(node --version 2>/dev/null || echo missing), 20.19 or later is needed" ;;
+    esac
+    npm install --silent --no-save --prefix "$cache/node.new" "node-linux-$machine@22" >/dev/null
+    mv "$cache/node.new/node_modules/node-linux-$machine" "$cache/node"
+    rm -rf "$cache/node.new"
+    PATH=$cache/node/bin:$PATH
+    hash -r
+    node_is_new_enough || fail "the fetched Node.js does not run here"
+  fi
+  # Addons are compiled against the headers that came with this Node.js, where they did, and not against downloaded ones.
+  local prefix
+  prefix=$(dirname "$(dirname "$(readlink -f "$(command -v node)")")")
+  [ ! -f "$prefix/include/node/node_api.h" ] || export npm_config_nodedir=$prefix
+}
+
+node_is_new_enough() {
+  node -e 'const [a, b] = process.versions.node.split("."); process.exit(a > 20 || (a == 20 && b >= 19) ? 0 : 1)' 2>/dev/null
+}
+
+# node_modules is as package-lock.json says, if npm finished it after that file was written.
+install_modules() {
+  local modules=$checkout/node_modules
+  [ ! -L "$modules" ] || return 0 # somebody shares one between checkouts: theirs to keep up to date
+  [ ! "$modules/.package-lock.json" -nt "$checkout/package-lock.json" ] || return 0
+  say 'npm ci'
+  (cd "$checkout" && npm ci --no-fund --no-audit)
+}
