@@ -1,0 +1,113 @@
+// The kernel objects of a FUSE-served device. Every function here may wait for the kernel (one of them for
+// the FUSE server), so each runs on the pool and resolves with 0 or a value, or -errno.
+#include "bindings.h"
+#include "fuse_device.h"
+#include <functional>
+#include <string>
+#include <vector>
+
+// Execute: pool thread; the rest: JS thread. Deletes itself when done.
+class DeviceWork : public Napi::AsyncWorker
+{
+  public:
+    using Numbers = std::vector<int>;
+    DeviceWork(Napi::Env env, std::function<Numbers()> work)
+        : Napi::AsyncWorker(env), deferred_(Napi::Promise::Deferred::New(env)), work_(std::move(work))
+    {
+    }
+    Napi::Promise Start()
+    {
+        Napi::Promise promise = deferred_.Promise();
+        Queue();
+        return promise;
+    }
+    void Execute() override
+    {
+        result_ = work_();
+    }
+    void OnOK() override
+    {
+        Napi::Array array = Napi::Array::New(Env(), result_.size());
+        for (uint32_t i = 0; i < result_.size(); i++)
+            array.Set(i, Napi::Number::New(Env(), result_[i]));
+        deferred_.Resolve(array);
+    }
+    void OnError(const Napi::Error &error) override
+    {
+        deferred_.Reject(error.Value());
+    }
+
+  private:
+    Napi::Promise::Deferred deferred_;
+    std::function<Numbers()> work_;
+    Numbers result_;
+};
+
+static int Int(const Napi::CallbackInfo &info, size_t i)
+{
+    if (info.Length() <= i || !info[i].IsNumber())
+        throw Napi::TypeError::New(info.Env(), "Argument " + std::to_string(i) + " is not a number");
+    return info[i].As<Napi::Number>().Int32Value();
+}
+
+static std::string Text(const Napi::CallbackInfo &info, size_t i)
+{
+    if (info.Length() <= i || !info[i].IsString())
+        throw Napi::TypeError::New(info.Env(), "Argument " + std::to_string(i) + " is not a string");
+    return info[i].As<Napi::String>().Utf8Value();
+}
+
+static bool Flag(const Napi::CallbackInfo &info, size_t i)
+{
+    if (info.Length() <= i || !info[i].IsBoolean())
+        throw Napi::TypeError::New(info.Env(), "Argument " + std::to_string(i) + " is not a boolean");
+    return info[i].As<Napi::Boolean>().Value();
+}
+
+static Napi::Value Run(const Napi::CallbackInfo &info, std::function<DeviceWork::Numbers()> work)
+{
+    return (new DeviceWork(info.Env(), std::move(work)))->Start();
+}
+
+static Napi::Value FuseConnect(const Napi::CallbackInfo &info)
+{
+    std::string source = Text(info, 0);
+    bool read_only = Flag(info, 1);
+    return Run(info, [source, read_only]() -> DeviceWork::Numbers {
+        int fuse_fd = -1, mount_fd = -1;
+        int error = obd_fuse_connect(source.c_str(), read_only, &fuse_fd, &mount_fd);
+        return {error, fuse_fd, mount_fd};
+    });
+}
+
+static Napi::Value LoopAttach(const Napi::CallbackInfo &info)
+{
+    int mount_fd = Int(info, 0);
+    std::string file = Text(info, 1);
+    bool read_only = Flag(info, 2);
+    return Run(info, [mount_fd, file, read_only]() -> DeviceWork::Numbers {
+        int loop_fd = -1, number = -1;
+        int error = obd_loop_attach(mount_fd, file.c_str(), read_only, &loop_fd, &number);
+        return {error, loop_fd, number};
+    });
+}
+
+static Napi::Value LoopIdle(const Napi::CallbackInfo &info)
+{
+    int number = Int(info, 0);
+    return Run(info, [number]() -> DeviceWork::Numbers { return {obd_loop_idle(number)}; });
+}
+
+static Napi::Value LoopRemove(const Napi::CallbackInfo &info)
+{
+    int number = Int(info, 0);
+    return Run(info, [number]() -> DeviceWork::Numbers { return {obd_loop_remove(number)}; });
+}
+
+void RegisterFuse(Napi::Env env, Napi::Object exports)
+{
+    exports.Set("fuseConnect", Napi::Function::New(env, FuseConnect));
+    exports.Set("loopAttach", Napi::Function::New(env, LoopAttach));
+    exports.Set("loopIdle", Napi::Function::New(env, LoopIdle));
+    exports.Set("loopRemove", Napi::Function::New(env, LoopRemove));
+}
