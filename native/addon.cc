@@ -6,6 +6,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports)
     RegisterCodec(env, exports);
     RegisterIo(env, exports);
     RegisterFile(env, exports);
+    RegisterFuse(env, exports);
     return exports;
 }
 

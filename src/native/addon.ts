@@ -23,6 +23,11 @@ export interface Addon {
   readonly IoLoop: new (wakeFd: number) => NativeIoLoop;
   eventFd(): number;
   discardQueue(handle: number): boolean;
+  // bind_fuse.cc; all resolve with 0 or -errno first, then what they made
+  fuseConnect(source: string, readOnly: boolean): Promise<readonly number[]>;
+  loopAttach(mountFd: number, file: string, readOnly: boolean): Promise<readonly number[]>;
+  loopIdle(number: number): Promise<readonly number[]>;
+  loopRemove(number: number): Promise<readonly number[]>;
 }
 
 function find(): string {

@@ -1,16 +1,11 @@
 import { getSystemErrorName } from 'node:util';
 import { addon } from './addon.js';
+import { systemError } from './system-error.js';
 
 /** Kinds of advisory lock, as native/file.h numbers them. */
 export const FileLock = { NONE: 0, SHARED: 1, EXCLUSIVE: 2 } as const;
 /** One of {@link FileLock}. */
 export type FileLock = (typeof FileLock)[keyof typeof FileLock];
-
-/** An error like those of node:fs, so that `ioError` understands it. */
-function systemError(negativeErrno: number, syscall: string): NodeJS.ErrnoException {
-  const code = getSystemErrorName(negativeErrno);
-  return Object.assign(new Error(`${code}: ${syscall}`), { code, errno: negativeErrno, syscall });
-}
 
 /**
  * Takes, converts or drops the advisory lock of an open file. Never waits: false if another holder stands in the way,

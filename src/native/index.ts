@@ -2,4 +2,6 @@
 export * from './codec.js';
 export * from './file.js';
 export * from './io-loop.js';
+export * from './fuse.js';
+export * from './system-error.js';
 export { packageRoot } from './addon.js';

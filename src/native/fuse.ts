@@ -1,0 +1,63 @@
+import { constants } from 'node:os';
+import { addon } from './addon.js';
+import { systemError } from './system-error.js';
+
+/** Longest name of a file that {@link attachLoop} can be given. */
+export const FUSE_NAME_MAX = 39;
+
+/** A FUSE superblock that is mounted nowhere. Both descriptors belong to the caller. */
+export interface FuseConnection {
+  /** The server's end, to be given to a queue. Closing it ends the connection: who waits gets an error. */
+  readonly fuseFd: number;
+  /** Keeps the superblock; may be closed once a loop device does. */
+  readonly mountFd: number;
+}
+
+/** A loop device. */
+export interface LoopDevice {
+  /** `/dev/loopNUMBER`, open; while it is, the device stays. Belongs to the caller. */
+  readonly fd: number;
+  readonly number: number;
+}
+
+/**
+ * Opens /dev/fuse and makes a superblock for it. Asks nothing of the server, which need not run yet. Runs on the libuv
+ * pool. Wraps obd_fuse_connect.
+ * @param source what the kernel shows as the mounted thing.
+ * @throws a system error: ENOENT or ENODEV without FUSE, EPERM without root.
+ */
+export async function connectFuse(source: string, readOnly: boolean): Promise<FuseConnection> {
+  const [error, fuseFd, mountFd] = await addon.fuseConnect(source, readOnly);
+  return { fuseFd: made(error, fuseFd, 'fsopen(fuse)'), mountFd: made(error, mountFd, 'fsmount') };
+}
+
+/**
+ * Makes `file` of the superblock a loop device: direct I/O, sectors of 512 bytes, no partitions, gone with its last
+ * user. The server must be answering by now. Runs on the libuv pool. Wraps obd_loop_attach.
+ * @throws a system error: ENOENT or ENODEV without loop devices, EBUSY if others took every free one.
+ */
+export async function attachLoop(mountFd: number, file: string, readOnly: boolean): Promise<LoopDevice> {
+  const [error, fd, number] = await addon.loopAttach(mountFd, file, readOnly);
+  return { fd: made(error, fd, 'ioctl(LOOP_CONFIGURE)'), number: made(error, number, 'ioctl') };
+}
+
+/**
+ * False if somebody uses the loop device exclusively: a mount in any namespace, device mapper, a partition.
+ * Wraps obd_loop_idle.
+ */
+export async function loopIsIdle(number: number): Promise<boolean> {
+  const [error = 0] = await addon.loopIdle(number);
+  return error !== -constants.errno.EBUSY;
+}
+
+/** Takes an unused loop device out of /dev; false if it is in use or not there. Wraps obd_loop_remove. */
+export async function removeLoop(number: number): Promise<boolean> {
+  const [error = 0] = await addon.loopRemove(number);
+  return error === 0;
+}
+
+function made(error: number | undefined, value: number | undefined, syscall: string): number {
+  if (error === undefined || value === undefined) throw new TypeError(`${syscall} gave no result`);
+  if (error !== 0) throw systemError(error, syscall);
+  return value;
+}
