@@ -2,6 +2,8 @@
 // the FUSE server), so each runs on the pool and resolves with 0 or a value, or -errno.
 #include "bindings.h"
 #include "fuse_device.h"
+#include "fuse_handler.h"
+#include "io_loop.h"
 #include <functional>
 #include <string>
 #include <vector>
@@ -104,9 +106,26 @@ static Napi::Value LoopRemove(const Napi::CallbackInfo &info)
     return Run(info, [number]() -> DeviceWork::Numbers { return {obd_loop_remove(number)}; });
 }
 
+// A handle for IoLoop.add, or -errno. With a handle the descriptor belongs to the queue.
+static Napi::Value FuseQueue(const Napi::CallbackInfo &info)
+{
+    int fd = Int(info, 0);
+    std::string name = Text(info, 1);
+    bool read_only = Flag(info, 3);
+    double size = info[2].IsNumber() ? info[2].As<Napi::Number>().DoubleValue() : -1;
+    if (!(size >= 0 && size <= 9007199254740991.0))
+        throw Napi::RangeError::New(info.Env(), "Argument 2 is no size");
+    struct io_queue *queue = nullptr;
+    int result = obd_fuse_queue_open(fd, name.c_str(), static_cast<uint64_t>(size), read_only, &queue);
+    if (result == 0 && (result = io_queue_publish(queue)) < 0)
+        obd_fuse_queue_abandon(queue);
+    return Napi::Number::New(info.Env(), result);
+}
+
 void RegisterFuse(Napi::Env env, Napi::Object exports)
 {
     exports.Set("fuseConnect", Napi::Function::New(env, FuseConnect));
+    exports.Set("fuseQueue", Napi::Function::New(env, FuseQueue));
     exports.Set("loopAttach", Napi::Function::New(env, LoopAttach));
     exports.Set("loopIdle", Napi::Function::New(env, LoopIdle));
     exports.Set("loopRemove", Napi::Function::New(env, LoopRemove));

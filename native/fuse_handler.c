@@ -327,8 +327,15 @@ static void fuse_destroy(struct io_queue *base)
         }
     free(q->body);
     close(base->poll_fd);
-    close(q->peer.fd);
+    if (q->peer.fd >= 0)
+        close(q->peer.fd);
     free(q);
+}
+
+void obd_fuse_queue_abandon(struct io_queue *base)
+{
+    self(base)->peer.fd = -1;
+    fuse_destroy(base);
 }
 
 static const struct io_queue_ops fuse_ops = {

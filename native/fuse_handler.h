@@ -19,6 +19,9 @@ extern "C" {
 // the loop thread's.
 int obd_fuse_queue_open(int fd, const char *name, uint64_t size, int read_only, struct io_queue **out);
 
+// Undoes obd_fuse_queue_open before the queue was given to a loop: `fd` is the caller's again.
+void obd_fuse_queue_abandon(struct io_queue *q);
+
 #ifdef __cplusplus
 }
 #endif

@@ -23,7 +23,8 @@ export interface Addon {
   readonly IoLoop: new (wakeFd: number) => NativeIoLoop;
   eventFd(): number;
   discardQueue(handle: number): boolean;
-  // bind_fuse.cc; all resolve with 0 or -errno first, then what they made
+  // bind_fuse.cc; promises resolve with 0 or -errno first, then what was made
+  fuseQueue(fd: number, name: string, size: number, readOnly: boolean): number;
   fuseConnect(source: string, readOnly: boolean): Promise<readonly number[]>;
   loopAttach(mountFd: number, file: string, readOnly: boolean): Promise<readonly number[]>;
   loopIdle(number: number): Promise<readonly number[]>;

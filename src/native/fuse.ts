@@ -32,6 +32,20 @@ export async function connectFuse(source: string, readOnly: boolean): Promise<Fu
 }
 
 /**
+ * Makes the queue that serves a connection: a root directory with one file, the device.
+ * @param fuseFd belongs to the queue from now on.
+ * @param name of the file, 1 to {@link FUSE_NAME_MAX} bytes.
+ * @param size of the file, a multiple of 512.
+ * @returns a handle for `IoLoop.add` or `discardQueue`. Wraps obd_fuse_queue_open.
+ * @throws a system error; then `fuseFd` is still the caller's.
+ */
+export function makeFuseQueue(fuseFd: number, name: string, size: number, readOnly: boolean): number {
+  const result = addon.fuseQueue(fuseFd, name, size, readOnly);
+  if (result < 0) throw systemError(result, 'make a FUSE queue');
+  return result;
+}
+
+/**
  * Makes `file` of the superblock a loop device: direct I/O, sectors of 512 bytes, no partitions, gone with its last
  * user. The server must be answering by now. Runs on the libuv pool. Wraps obd_loop_attach.
  * @throws a system error: ENOENT or ENODEV without loop devices, EBUSY if others took every free one.
