@@ -1,0 +1,4 @@
+/** The tar wrapper around a layer: recognised and looked through when reading, put on when writing. */
+export * from './header.js';
+export * from './tar-payload.js';
+export * from './wrapper.js';
