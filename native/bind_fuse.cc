@@ -4,46 +4,8 @@
 #include "fuse_device.h"
 #include "fuse_handler.h"
 #include "io_loop.h"
-#include <functional>
+#include "pool_work.h"
 #include <string>
-#include <vector>
-
-// Execute: pool thread; the rest: JS thread. Deletes itself when done.
-class DeviceWork : public Napi::AsyncWorker
-{
-  public:
-    using Numbers = std::vector<int>;
-    DeviceWork(Napi::Env env, std::function<Numbers()> work)
-        : Napi::AsyncWorker(env), deferred_(Napi::Promise::Deferred::New(env)), work_(std::move(work))
-    {
-    }
-    Napi::Promise Start()
-    {
-        Napi::Promise promise = deferred_.Promise();
-        Queue();
-        return promise;
-    }
-    void Execute() override
-    {
-        result_ = work_();
-    }
-    void OnOK() override
-    {
-        Napi::Array array = Napi::Array::New(Env(), result_.size());
-        for (uint32_t i = 0; i < result_.size(); i++)
-            array.Set(i, Napi::Number::New(Env(), result_[i]));
-        deferred_.Resolve(array);
-    }
-    void OnError(const Napi::Error &error) override
-    {
-        deferred_.Reject(error.Value());
-    }
-
-  private:
-    Napi::Promise::Deferred deferred_;
-    std::function<Numbers()> work_;
-    Numbers result_;
-};
 
 static int Int(const Napi::CallbackInfo &info, size_t i)
 {
@@ -66,19 +28,14 @@ static bool Flag(const Napi::CallbackInfo &info, size_t i)
     return info[i].As<Napi::Boolean>().Value();
 }
 
-static Napi::Value Run(const Napi::CallbackInfo &info, std::function<DeviceWork::Numbers()> work)
-{
-    return (new DeviceWork(info.Env(), std::move(work)))->Start();
-}
-
 static Napi::Value FuseConnect(const Napi::CallbackInfo &info)
 {
     std::string source = Text(info, 0);
     bool read_only = Flag(info, 1);
-    return Run(info, [source, read_only]() -> DeviceWork::Numbers {
+    return PoolWork::Run(info.Env(), [source, read_only]() -> PoolWork::Numbers {
         int fuse_fd = -1, mount_fd = -1;
         int error = obd_fuse_connect(source.c_str(), read_only, &fuse_fd, &mount_fd);
-        return {error, fuse_fd, mount_fd};
+        return {double(error), double(fuse_fd), double(mount_fd)};
     });
 }
 
@@ -87,23 +44,25 @@ static Napi::Value LoopAttach(const Napi::CallbackInfo &info)
     int mount_fd = Int(info, 0);
     std::string file = Text(info, 1);
     bool read_only = Flag(info, 2);
-    return Run(info, [mount_fd, file, read_only]() -> DeviceWork::Numbers {
+    return PoolWork::Run(info.Env(), [mount_fd, file, read_only]() -> PoolWork::Numbers {
         int loop_fd = -1, number = -1;
         int error = obd_loop_attach(mount_fd, file.c_str(), read_only, &loop_fd, &number);
-        return {error, loop_fd, number};
+        return {double(error), double(loop_fd), double(number)};
     });
 }
 
 static Napi::Value LoopIdle(const Napi::CallbackInfo &info)
 {
     int number = Int(info, 0);
-    return Run(info, [number]() -> DeviceWork::Numbers { return {obd_loop_idle(number)}; });
+    return PoolWork::Run(info.Env(),
+                         [number]() -> PoolWork::Numbers { return {double(obd_loop_idle(number))}; });
 }
 
 static Napi::Value LoopRemove(const Napi::CallbackInfo &info)
 {
     int number = Int(info, 0);
-    return Run(info, [number]() -> DeviceWork::Numbers { return {obd_loop_remove(number)}; });
+    return PoolWork::Run(info.Env(),
+                         [number]() -> PoolWork::Numbers { return {double(obd_loop_remove(number))}; });
 }
 
 // A handle for IoLoop.add, or -errno. With a handle the descriptor belongs to the queue.

@@ -29,6 +29,16 @@ export interface Addon {
   loopAttach(mountFd: number, file: string, readOnly: boolean): Promise<readonly number[]>;
   loopIdle(number: number): Promise<readonly number[]>;
   loopRemove(number: number): Promise<readonly number[]>;
+  // bind_host.cc; 0 or -errno (raiseFileLimit: the limit)
+  mount(
+    source: string,
+    target: string,
+    type: string,
+    flags: number,
+    data: string,
+  ): Promise<readonly number[]>;
+  unmount(target: string, lazy: boolean): Promise<readonly number[]>;
+  raiseFileLimit(want: number): number;
 }
 
 function find(): string {

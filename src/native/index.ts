@@ -1,6 +1,7 @@
 /** The seam: the only room that loads the compiled addon. Thin, typed, memory-safe; policy lives elsewhere. */
 export * from './codec.js';
 export * from './file.js';
+export * from './host.js';
 export * from './io-loop.js';
 export * from './fuse.js';
 export * from './system-error.js';

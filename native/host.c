@@ -1,0 +1,40 @@
+// See host.h.
+#include "host.h"
+#include <errno.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
+
+int obd_mount(const char *source, const char *target, const char *type, int flags, const char *data)
+{
+    unsigned long f = 0;
+    if (flags & OBD_MOUNT_RO)
+        f |= MS_RDONLY;
+    if (flags & OBD_MOUNT_NOSUID)
+        f |= MS_NOSUID;
+    if (flags & OBD_MOUNT_NODEV)
+        f |= MS_NODEV;
+    if (flags & OBD_MOUNT_NOEXEC)
+        f |= MS_NOEXEC;
+    return mount(source, target, type, f, data) == 0 ? 0 : -errno;
+}
+
+int obd_unmount(const char *target, int lazy)
+{
+    return umount2(target, UMOUNT_NOFOLLOW | (lazy ? MNT_DETACH : 0)) == 0 ? 0 : -errno;
+}
+
+int64_t obd_raise_file_limit(uint64_t want)
+{
+    struct rlimit now;
+    if (getrlimit(RLIMIT_NOFILE, &now) != 0)
+        return -errno;
+    if (now.rlim_cur >= want)
+        return (int64_t)now.rlim_cur;
+    struct rlimit raised = {.rlim_cur = want, .rlim_max = now.rlim_max > want ? now.rlim_max : want};
+    if (setrlimit(RLIMIT_NOFILE, &raised) == 0)
+        return (int64_t)want;
+    raised = (struct rlimit){.rlim_cur = now.rlim_max, .rlim_max = now.rlim_max}; // what needs no privilege
+    if (setrlimit(RLIMIT_NOFILE, &raised) != 0)
+        return -errno;
+    return (int64_t)raised.rlim_cur;
+}

@@ -1,0 +1,23 @@
+// System calls on the host that Node has no name for: mounts and process limits. 0 or a value, or -errno. Any
+// thread.
+#pragma once
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// mount(2). `read_only`, `nosuid`, `nodev` and `noexec` are flags; `data` is the file system's own options or
+// NULL. Waits for the device.
+enum obd_mount_flag { OBD_MOUNT_RO = 1, OBD_MOUNT_NOSUID = 2, OBD_MOUNT_NODEV = 4, OBD_MOUNT_NOEXEC = 8 };
+int obd_mount(const char *source, const char *target, const char *type, int flags, const char *data);
+
+// umount2(2); `lazy`: out of sight now, gone when its last user is. Does not follow a symbolic link.
+int obd_unmount(const char *target, int lazy);
+
+// Raises RLIMIT_NOFILE to `want`, as far as the process may; the limit that holds then.
+int64_t obd_raise_file_limit(uint64_t want);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,52 @@
+import { addon } from './addon.js';
+import { systemError } from './system-error.js';
+
+/** What a mount may do; absent means allowed. */
+export interface MountOptions {
+  readonly readOnly?: boolean;
+  readonly nosuid?: boolean;
+  readonly nodev?: boolean;
+  readonly noexec?: boolean;
+  /** The file system's own options, comma-separated. */
+  readonly data?: string;
+}
+
+/**
+ * Mounts a block device. Runs on the libuv pool and waits for the device's first blocks. Wraps obd_mount.
+ * @throws a system error, for example EINVAL if the device holds no such file system.
+ */
+export async function mountFilesystem(
+  source: string,
+  target: string,
+  type: string,
+  options: MountOptions = {},
+): Promise<void> {
+  const flags =
+    (options.readOnly === true ? 1 : 0) |
+    (options.nosuid === true ? 2 : 0) |
+    (options.nodev === true ? 4 : 0) |
+    (options.noexec === true ? 8 : 0);
+  const [error = 0] = await addon.mount(source, target, type, flags, options.data ?? '');
+  if (error !== 0) throw systemError(error, `mount ${type}`);
+}
+
+/**
+ * Unmounts what is mounted at `target`; with `lazy` it leaves the tree at once and ends with its last user.
+ * Wraps obd_unmount.
+ * @throws a system error: EBUSY if files are open on it, EINVAL if nothing is mounted there.
+ */
+export async function unmountFilesystem(target: string, lazy = false): Promise<void> {
+  const [error = 0] = await addon.unmount(target, lazy);
+  if (error !== 0) throw systemError(error, 'umount');
+}
+
+/**
+ * Lets this process have up to `want` open files, or as many as it may. Returns the limit that holds then. Wraps
+ * obd_raise_file_limit.
+ * @throws a system error.
+ */
+export function raiseFileLimit(want: number): number {
+  const limit = addon.raiseFileLimit(want);
+  if (limit < 0) throw systemError(limit, 'setrlimit');
+  return limit;
+}
