@@ -1,5 +1,6 @@
 /** The words everything else is built from: blobs, errors, sectors, and the plan of a local read. Imports nothing of ours. */
 export * from './errors.js';
+export * from './extent-map.js';
 export * from './file-blob.js';
 export * from './local-file.js';
 export * from './memory-blob.js';

@@ -1,7 +1,9 @@
 import {
   DeviceError,
   SECTOR,
+  extentsOf,
   isWritable,
+  type Extent,
   type ReadOptions,
   type ReadableBlob,
   type WritableBlob,
@@ -81,6 +83,15 @@ export class BlockDevice {
   /** Settles once what was written before is durable. At once on a read-only device. */
   async flush(): Promise<void> {
     await this.#writable?.flush();
+  }
+
+  /**
+   * The runs of data and of zeroes that make up [offset, offset + length), without reading them.
+   * @throws DeviceError OBD_DEVICE_OUT_OF_RANGE.
+   */
+  extents(offset: number, length: number): Iterable<Extent> {
+    this.#check('map', offset, length);
+    return extentsOf(this.#blob, offset, length);
   }
 
   /** Closes the blob after its reads in flight. Idempotent. */

@@ -1,3 +1,4 @@
 /** Block devices: a blob with geometry, the I/O workers that serve it, and the front ends that show it to the machine. */
 export * from './block-device.js';
 export * from './front-end.js';
+export * from './nbd/front-end.js';
