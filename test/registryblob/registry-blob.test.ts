@@ -71,7 +71,7 @@ describe('RegistryBlob', () => {
         assert.deepEqual(await readAt(blob, content.length - 1, 1), content.subarray(-1));
         assert.equal(server.seen.length, 2);
         assert.equal(server.seen[0]?.headers.range, 'bytes=12345-82344');
-        assert.match(String(server.seen[0]?.headers['user-agent']), /^overlaybd-ts\//);
+        assert.match(String(server.seen[0].headers['user-agent']), /^overlaybd-ts\//);
         await assert.rejects(readAt(blob, content.length - 1, 2), RangeError);
       },
     );

@@ -61,7 +61,7 @@ export async function scriptedServer(script: Script, tls?: ServerOptions): Promi
 
 /** Answers a ranged GET as a good registry does. */
 export function sendRange(request: SeenRequest, response: ServerResponse, content: Buffer): void {
-  const match = /^bytes=(\d+)-(\d+)$/.exec(String(request.headers.range ?? ''));
+  const match = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? '');
   if (match === null) {
     response.writeHead(200, { 'content-length': content.byteLength });
     response.end(content);
