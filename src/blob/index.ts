@@ -1,4 +1,5 @@
 /** The words everything else is built from: blobs, errors, sectors, and the plan of a local read. Imports nothing of ours. */
+export type * from './byte-sink.js';
 export * from './errors.js';
 export * from './extent-map.js';
 export * from './file-blob.js';

@@ -6,3 +6,7 @@ export * from './merge-index.js';
 export * from './sealed-layer.js';
 export * from './segment.js';
 export * from './segment-index.js';
+export * from './commit-layer.js';
+export * from './scratch-layer.js';
+export type * from './writable-layer.js';
+export * from './writable-stack.js';

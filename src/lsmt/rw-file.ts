@@ -1,0 +1,121 @@
+import { constants } from 'node:fs';
+import { open, type FileHandle } from 'node:fs/promises';
+import { FormatError, ioError, type ReadableBlob } from '../blob/index.js';
+
+/**
+ * A file that a writable layer reads and writes at any offset. As a blob it differs in one thing: its size grows with
+ * what is written to it. Calls may overlap.
+ */
+export class RwFile implements ReadableBlob {
+  readonly name: string;
+  readonly #handle: FileHandle;
+  #size: number;
+  #inFlight = 0;
+  #idle: (() => void) | undefined;
+  #closed: Promise<void> | undefined;
+
+  private constructor(name: string, handle: FileHandle, size: number) {
+    this.name = name;
+    this.#handle = handle;
+    this.#size = size;
+  }
+
+  /**
+   * Opens an existing file, or with `create` makes one that must not exist.
+   * @throws IoError
+   */
+  static async open(path: string, mode: 'read' | 'write' | 'create', name: string = path): Promise<RwFile> {
+    const flags =
+      mode === 'read'
+        ? constants.O_RDONLY
+        : constants.O_RDWR | (mode === 'create' ? constants.O_CREAT | constants.O_EXCL : 0);
+    let handle: FileHandle | undefined;
+    try {
+      handle = await open(path, flags, 0o644);
+      const stat = await handle.stat();
+      if (!stat.isFile()) throw new Error('not a regular file');
+      return new RwFile(name, handle, stat.size);
+    } catch (error) {
+      await handle?.close();
+      throw ioError(error, `${mode === 'create' ? 'create' : 'open'} "${path}"`, path);
+    }
+  }
+
+  get size(): number {
+    return this.#size;
+  }
+
+  /** For native calls on the file; valid until it is closed. */
+  get fd(): number {
+    return this.#handle.fd;
+  }
+
+  async read(offset: number, into: Uint8Array): Promise<void> {
+    await this.#use(`read "${this.name}" at ${offset}`, async () => {
+      for (let done = 0; done < into.byteLength;) {
+        const left = into.byteLength - done;
+        const { bytesRead } = await this.#handle.read(into, done, left, offset + done);
+        if (bytesRead === 0)
+          throw new FormatError(
+            'OBD_FORMAT_TRUNCATED',
+            `Cannot read "${this.name}": file ends at byte ${offset + done}, needed up to ${offset + into.byteLength}`,
+            { source: this.name, offset: offset + done },
+          );
+        done += bytesRead;
+      }
+    });
+  }
+
+  /** Writes all of `from`; a failure may leave part of it written. */
+  async write(offset: number, from: Uint8Array): Promise<void> {
+    await this.#use(`write "${this.name}" at ${offset}`, async () => {
+      for (let done = 0; done < from.byteLength;) {
+        const left = from.byteLength - done;
+        done += (await this.#handle.write(from, done, left, offset + done)).bytesWritten;
+      }
+      this.#size = Math.max(this.#size, offset + from.byteLength);
+    });
+  }
+
+  async truncate(size: number): Promise<void> {
+    await this.#use(`resize "${this.name}"`, async () => {
+      await this.#handle.truncate(size);
+      this.#size = size;
+    });
+  }
+
+  /** Settles once what was written, and the size, is on disk. */
+  async sync(): Promise<void> {
+    await this.#use(`flush "${this.name}"`, () => this.#handle.datasync());
+  }
+
+  /** Bytes of the blocks that the file system keeps apart: holes are no finer than this. */
+  async blockSize(): Promise<number> {
+    let size = 4096;
+    await this.#use(`stat "${this.name}"`, async () => {
+      size = (await this.#handle.stat()).blksize;
+    });
+    return size;
+  }
+
+  /** Runs one operation on the open file, so that `close` waits for it and errors are ours. */
+  async #use(action: string, run: () => Promise<void>): Promise<void> {
+    if (this.#closed !== undefined) throw new TypeError(`Use of "${this.name}" after close`);
+    this.#inFlight++;
+    try {
+      await run();
+    } catch (error) {
+      throw ioError(error, action, this.name);
+    } finally {
+      if (--this.#inFlight === 0) this.#idle?.();
+    }
+  }
+
+  close(): Promise<void> {
+    this.#closed ??= (async () => {
+      if (this.#inFlight > 0) await new Promise<void>((resolve) => (this.#idle = resolve));
+      await this.#handle.close();
+    })();
+    return this.#closed;
+  }
+}

@@ -1,0 +1,36 @@
+import type { CommitSource } from './commit-layer.js';
+import type { DataFile, LayerInfo } from './layer.js';
+import type { SegmentMap } from './segment-map.js';
+
+/**
+ * The layer that takes a disk's writes. It knows only its own sectors; {@link WritableLayerStack} puts it over the
+ * layers below, keeps overlapping calls apart, and widens writes to `unit`.
+ */
+export interface WritableLayer extends CommitSource {
+  readonly name: string;
+  readonly info: LayerInfo;
+  /** What this layer holds now. Not to be changed by others. */
+  readonly map: SegmentMap;
+  /** The file that the map points into. Its size grows. */
+  readonly file: DataFile;
+  /**
+   * Bytes. The layer remembers what it holds in units of this, counted from `unitOrigin`: a write of part of a unit
+   * that the layer does not hold yet must bring the rest of the unit along.
+   */
+  readonly unit: number;
+  /** Offset of a boundary between units, at or below 0. */
+  readonly unitOrigin: number;
+  /** Stores whole sectors. Calls must not overlap in range; they may in time. */
+  store(offset: number, from: Uint8Array): Promise<void>;
+  /**
+   * Makes whole sectors read as zeroes.
+   * @param hidesData whether lower layers hold data in this range.
+   */
+  zero(offset: number, length: number, hidesData: boolean): Promise<void>;
+  /** Settles once every call that settled before is durable. */
+  flush(): Promise<void>;
+  /** States a virtual size where there was none, durably. */
+  adoptVirtualSize(size: number): Promise<void>;
+  /** Does not flush. Idempotent; waits for calls in flight. */
+  close(): Promise<void>;
+}
