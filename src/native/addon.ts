@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { NativeIoLoop } from './io-loop.js';
+import type { NativeMemoryQueue } from './memory-queue.js';
 
 /**
  * What the compiled addon exports: one interface per bind_*.cc file. This file alone loads it; the files beside it
@@ -39,6 +40,8 @@ export interface Addon {
   ): Promise<readonly number[]>;
   unmount(target: string, lazy: boolean): Promise<readonly number[]>;
   raiseFileLimit(want: number): number;
+  // bind_memory.cc
+  readonly MemoryQueue: new (size: number, readOnly: boolean, notify: () => void) => NativeMemoryQueue;
 }
 
 function find(): string {

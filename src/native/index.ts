@@ -5,4 +5,5 @@ export * from './host.js';
 export * from './io-loop.js';
 export * from './fuse.js';
 export * from './system-error.js';
+export * from './memory-queue.js';
 export { packageRoot } from './addon.js';
