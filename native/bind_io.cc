@@ -57,6 +57,7 @@ class IoLoop : public Napi::ObjectWrap<IoLoop>
                            {
                                InstanceMethod<&IoLoop::Add>("add"),
                                InstanceMethod<&IoLoop::Remove>("remove"),
+                               InstanceMethod<&IoLoop::Execute>("execute"),
                                InstanceMethod<&IoLoop::ExecuteAndWait>("executeAndWait"),
                                InstanceMethod<&IoLoop::Complete>("complete"),
                                InstanceMethod<&IoLoop::CompleteRead>("completeRead"),
@@ -103,6 +104,16 @@ class IoLoop : public Napi::ObjectWrap<IoLoop>
     Napi::Value Remove(const Napi::CallbackInfo &info)
     {
         return Napi::Number::New(info.Env(), io_loop_remove(Open(info), Count(info, 0, IO_MAX_QUEUES)));
+    }
+    Napi::Value Execute(const Napi::CallbackInfo &info)
+    {
+        io_loop *loop = Open(info);
+        size_t batch_room, plan_room;
+        auto *batch = Doubles<io_planned>(info, 0, &batch_room);
+        size_t batch_count = Count(info, 1, batch_room);
+        auto *plan = Doubles<read_descriptor>(info, 2, &plan_room);
+        size_t plan_count = Count(info, 3, plan_room);
+        return Napi::Number::New(info.Env(), io_loop_execute(loop, batch, batch_count, plan, plan_count));
     }
     Napi::Value ExecuteAndWait(const Napi::CallbackInfo &info)
     {

@@ -2,3 +2,7 @@
 export * from './block-device.js';
 export * from './front-end.js';
 export * from './nbd/front-end.js';
+export type { DeviceHealth } from './command-server.js';
+export * from './io-workers.js';
+export * from './memory-front-end.js';
+export { Status } from './sense.js';

@@ -22,6 +22,8 @@ export const IoEvent = {
 export const EVENT_STRIDE = 5;
 /** Doubles of one planned command: id, first descriptor, number of descriptors. */
 export const PLANNED_STRIDE = 3;
+/** Most descriptors of one command (STEPS of io_loop.c). */
+export const MAX_DESCRIPTORS = 1024;
 /** What a loop returns from its wait when it was told to stop: -ECANCELED. */
 export const STOPPED = -125;
 /** Written to the wake descriptor: wake up; stop for good. */
@@ -44,6 +46,7 @@ export interface IoLoopStats {
 export interface NativeIoLoop {
   add(handle: number): number;
   remove(queue: number): number;
+  execute(batch: Float64Array, batchCount: number, plan: Float64Array, planCount: number): number;
   executeAndWait(
     batch: Float64Array,
     batchCount: number,
@@ -104,6 +107,11 @@ export class IoLoop {
   ): number {
     const n = this.#native.executeAndWait(batch, batchCount, plan.words, plan.length, events, timeoutMs);
     return n === STOPPED ? n : check(n, 'run the I/O loop');
+  }
+
+  /** The first half of {@link executeAndWait}, for when a plan is full. */
+  execute(batch: Float64Array, batchCount: number, plan: ReadPlan): void {
+    check(this.#native.execute(batch, batchCount, plan.words, plan.length), 'carry out read plans');
   }
 
   /** Ends a command with 0 or a negative errno. A read ends well only through {@link completeRead}. */

@@ -1,0 +1,195 @@
+/**
+ * Main of an I/O worker: one thread, many queues. docs/data-path.md tells the whole story.
+ *
+ * One round: native code carries out the plans of the last round, completes, kicks and waits; then messages of main,
+ * then new commands: a read whose bytes are local is planned, everything else is posted to main and answered by id.
+ * The thread never returns to its event loop, and a round without misses allocates nothing.
+ */
+import { receiveMessageOnPort, workerData } from 'node:worker_threads';
+import { ReadPlan, type ReadPlanner } from '../blob/index.js';
+import { EVENT_STRIDE, IoEvent, IoLoop, MAX_DESCRIPTORS, PLANNED_STRIDE, STOPPED } from '../native/index.js';
+import {
+  Counter,
+  type FromWorker,
+  type PostedCommand,
+  type ToWorker,
+  type WorkerSetup,
+} from './io-protocol.js';
+
+interface Served {
+  readonly device: number;
+  readonly planner: ReadPlanner | undefined;
+  readonly counters: Float64Array;
+  errno: number;
+  removing: boolean;
+}
+
+const EVENTS = 256; // commands of one round: several full SCSI queues
+const PLAN_ROOM = 8 * MAX_DESCRIPTORS; // 512 KiB; a fuller plan is carried out before planning goes on
+
+const { port, wakeFd, plannerModule } = workerData as WorkerSetup;
+const createPlanner =
+  plannerModule === null
+    ? undefined
+    : ((await import(plannerModule)) as { createPlanner: (description: unknown) => ReadPlanner })
+        .createPlanner;
+
+const loop = new IoLoop(wakeFd);
+const served: (Served | undefined)[] = []; // by queue index
+const events = new Float64Array(EVENTS * EVENT_STRIDE);
+const batch = new Float64Array(EVENTS * PLANNED_STRIDE);
+const plan = new ReadPlan(PLAN_ROOM);
+let planned = 0;
+let outbox: PostedCommand[] = [];
+let transfers: ArrayBuffer[] = [];
+let quiesces: { readonly request: number; readonly mark: number }[] = [];
+
+function say(message: FromWorker): void {
+  port.postMessage(message);
+}
+
+function remove(device: number): void {
+  const index = served.findIndex((s) => s?.device === device);
+  const s = served[index];
+  if (s === undefined || s.removing) return;
+  s.removing = true;
+  loop.remove(index);
+}
+
+function receive(message: ToWorker): void {
+  switch (message.type) {
+    case 'serve': {
+      const { request, device, handle, counters } = message;
+      try {
+        const planner = message.planner === undefined ? undefined : createPlanner?.(message.planner);
+        served[loop.add(handle)] = { device, planner, counters, errno: 0, removing: false };
+        say({ type: 'done', request });
+      } catch (error) {
+        say({ type: 'done', request, error });
+      }
+      break;
+    }
+    case 'remove':
+      remove(message.device);
+      break;
+    case 'answers':
+      for (const { id, status, data } of message.answers)
+        if (data === undefined) loop.complete(id, status);
+        else loop.completeRead(id, data);
+      break;
+    case 'quiesce':
+      quiesces.push({ request: message.request, mark: loop.poolMark() });
+      break;
+  }
+}
+
+function receiveAll(): void {
+  for (let m = receiveMessageOnPort(port); m !== undefined; m = receiveMessageOnPort(port))
+    receive(m.message as ToWorker);
+}
+
+function post(s: Served, id: number, op: number, offset: number, length: number): void {
+  if (op === IoEvent.WRITE) {
+    const data = new Uint8Array(length);
+    loop.writeData(id, data);
+    transfers.push(data.buffer);
+    outbox.push({ device: s.device, id, op, offset, length, data });
+  } else {
+    outbox.push({ device: s.device, id, op, offset, length });
+  }
+}
+
+function add(s: Served, counter: number, amount: number): void {
+  s.counters[counter] = (s.counters[counter] ?? 0) + amount;
+}
+
+function read(s: Served, id: number, offset: number, length: number): void {
+  add(s, Counter.READS, 1);
+  add(s, Counter.READ_BYTES, length);
+  if (s.planner === undefined) {
+    post(s, id, IoEvent.READ, offset, length);
+    return;
+  }
+  if (plan.length > PLAN_ROOM - MAX_DESCRIPTORS) {
+    loop.execute(batch, planned, plan);
+    plan.clear();
+    planned = 0;
+  }
+  const first = plan.length;
+  if (!s.planner.plan(offset, length, plan)) {
+    post(s, id, IoEvent.READ, offset, length);
+    return;
+  }
+  add(s, Counter.PLANNED_READS, 1);
+  const at = planned++ * PLANNED_STRIDE;
+  batch[at] = id;
+  batch[at + 1] = first;
+  batch[at + 2] = plan.length - first;
+}
+
+function dispatch(kind: number, s: Served, index: number, id: number, offset: number, length: number): void {
+  switch (kind) {
+    case IoEvent.READ:
+      read(s, id, offset, length);
+      break;
+    case IoEvent.RETRY_READ:
+      post(s, id, IoEvent.READ, offset, length);
+      break;
+    case IoEvent.WRITE:
+      add(s, Counter.WRITES, 1);
+      add(s, Counter.WRITE_BYTES, length);
+      post(s, id, kind, offset, length);
+      break;
+    case IoEvent.DISCARD:
+      add(s, Counter.DISCARDS, 1);
+      post(s, id, kind, offset, length);
+      break;
+    case IoEvent.FLUSH:
+      add(s, Counter.FLUSHES, 1);
+      post(s, id, kind, offset, length);
+      break;
+    case IoEvent.QUEUE_DEAD:
+      s.errno = length;
+      remove(s.device);
+      break;
+    case IoEvent.QUEUE_CLOSED:
+      served[index] = undefined;
+      say({ type: 'gone', device: s.device, errno: s.errno });
+      break;
+  }
+}
+
+function round(): boolean {
+  const n = loop.executeAndWait(batch, planned, plan, events, -1);
+  if (n === STOPPED) return false;
+  plan.clear();
+  planned = 0;
+  for (let i = 0, at = 0; i < n; i++, at += EVENT_STRIDE) {
+    const kind = events[at] ?? 0;
+    if (kind === IoEvent.WOKEN) {
+      receiveAll();
+      continue;
+    }
+    const index = events[at + 1] ?? 0;
+    const s = served[index];
+    if (s === undefined) throw new Error(`I/O loop names queue ${index}, which nobody serves`);
+    dispatch(kind, s, index, events[at + 2] ?? 0, events[at + 3] ?? 0, events[at + 4] ?? 0);
+  }
+  if (outbox.length > 0) {
+    port.postMessage({ type: 'commands', commands: outbox } satisfies FromWorker, transfers);
+    outbox = [];
+    transfers = [];
+  }
+  if (quiesces.length > 0)
+    quiesces = quiesces.filter(({ request, mark }) => {
+      if (!loop.poolPassed(mark)) return true;
+      say({ type: 'done', request });
+      return false;
+    });
+  return true;
+}
+
+say({ type: 'ready' });
+while (round());
+loop.close();
+port.close();
