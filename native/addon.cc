@@ -9,6 +9,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports)
     RegisterFile(env, exports);
     RegisterFuse(env, exports);
     RegisterHost(env, exports);
+    RegisterExt4(env, exports);
     return exports;
 }
 

@@ -9,3 +9,4 @@ void RegisterMemory(Napi::Env env, Napi::Object exports);
 void RegisterFile(Napi::Env env, Napi::Object exports);
 void RegisterFuse(Napi::Env env, Napi::Object exports);
 void RegisterHost(Napi::Env env, Napi::Object exports);
+void RegisterExt4(Napi::Env env, Napi::Object exports);

@@ -2,6 +2,7 @@ import { createRequire } from 'node:module';
 import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import type { NativeExt4Image } from './ext4.js';
 import type { NativeIoLoop } from './io-loop.js';
 import type { NativeMemoryQueue } from './memory-queue.js';
 
@@ -20,6 +21,8 @@ export interface Addon {
   fileSeek(fd: number, offset: number, hole: number): number;
   filePunch(fd: number, offset: number, length: number): Promise<number>;
   filePunchSync(fd: number, offset: number, length: number): number;
+  // bind_ext4.cc
+  readonly Ext4Image: new () => NativeExt4Image;
   // bind_io.cc
   readonly IoLoop: new (wakeFd: number) => NativeIoLoop;
   eventFd(): number;

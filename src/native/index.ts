@@ -1,5 +1,6 @@
 /** The seam: the only room that loads the compiled addon. Thin, typed, memory-safe; policy lives elsewhere. */
 export * from './codec.js';
+export * from './ext4.js';
 export * from './file.js';
 export * from './host.js';
 export * from './io-loop.js';

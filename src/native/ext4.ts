@@ -1,0 +1,329 @@
+import { ConvertError } from '../blob/index.js';
+import { addon } from './addon.js';
+
+/** The class of bind_ext4.cc, as it is. */
+export interface NativeExt4Image {
+  format(dir: string, size: number): Promise<void>;
+  close(): void;
+  fd(): number;
+  flush(): Promise<void>;
+  changes(): Promise<Float64Array>;
+  nextLayer(): void;
+  lookup(directory: number, name: string): number;
+  stat(inode: number, into: Float64Array): void;
+  readdir(directory: number): (string | number)[];
+  readlink(inode: number): string;
+  read(inode: number, offset: number, into: Uint8Array): Promise<number>;
+  parent(directory: number): number;
+  make(directory: number, name: string, attributes: Float64Array): number;
+  symlink(directory: number, name: string, target: string, attributes: Float64Array): number;
+  link(directory: number, name: string, inode: number): void;
+  remove(directory: number, name: string): void;
+  removeAsync(directory: number, name: string): Promise<void>;
+  setAttributes(inode: number, attributes: Float64Array): void;
+  fileBegin(inode: number): void;
+  fileWrite(offset: number, data: Uint8Array, more: number): void;
+  fileWriteAsync(offset: number, data: Uint8Array, more: number): Promise<void>;
+  fileEnd(size: number): void;
+  setXattrs(inode: number, list: readonly (string | Uint8Array)[]): void;
+  xattrs(inode: number): (string | Uint8Array)[];
+}
+
+/** A moment: whole seconds since 1970, rounded down, and nanoseconds from there. */
+export interface FileTime {
+  readonly seconds: number;
+  readonly nanoseconds: number;
+}
+
+/** Bits of a mode that say what an inode is. */
+export const FileType = {
+  MASK: 0o170000,
+  FIFO: 0o010000,
+  CHAR: 0o020000,
+  DIRECTORY: 0o040000,
+  BLOCK: 0o060000,
+  FILE: 0o100000,
+  SYMLINK: 0o120000,
+  SOCKET: 0o140000,
+} as const;
+
+/** What an inode carries besides content, names and extended attributes. */
+export interface InodeAttributes {
+  /** The 12 permission bits and, where an inode is made, its {@link FileType}. */
+  readonly mode: number;
+  readonly uid: number;
+  readonly gid: number;
+  /** Device numbers; 0 for all else. */
+  readonly major: number;
+  readonly minor: number;
+  readonly atime: FileTime;
+  readonly mtime: FileTime;
+  readonly ctime: FileTime;
+}
+
+/** All that stat(2) would tell. */
+export interface InodeStat extends InodeAttributes {
+  readonly inode: number;
+  readonly links: number;
+  readonly size: number;
+  /** Allocated, in units of 512 bytes. */
+  readonly blocks: number;
+}
+
+/** One name in a directory. */
+export interface DirectoryEntry {
+  readonly name: string;
+  readonly inode: number;
+  /** A {@link FileType}. */
+  readonly type: number;
+}
+
+/** A run of bytes in which the current layer differs from what was before. */
+export interface ChangedRun {
+  readonly offset: number;
+  readonly length: number;
+  /** True if the run is zeros now. */
+  readonly zero: boolean;
+}
+
+/** Writes of at least this many bytes leave the JavaScript thread. */
+const ASYNC_WRITE = 64 * 1024;
+const scratch = new Float64Array(15);
+
+function attributesOf(a: InodeAttributes): Float64Array {
+  scratch[0] = a.mode;
+  scratch[1] = a.uid;
+  scratch[2] = a.gid;
+  scratch[3] = a.major;
+  scratch[4] = a.minor;
+  [a.atime, a.mtime, a.ctime].forEach((time, i) => {
+    scratch[5 + 2 * i] = time.seconds;
+    scratch[6 + 2 * i] = time.nanoseconds;
+  });
+  return scratch;
+}
+
+function converted(error: unknown): Error {
+  if (!(error instanceof Error) || !('errno' in error)) return error instanceof Error ? error : new Error(String(error));
+  const full = 'code' in error && error.code === 'ENOSPC';
+  return new ConvertError(full ? 'OBD_CONVERT_NO_SPACE' : 'OBD_CONVERT_FILESYSTEM', error.message, {
+    cause: error,
+    ...(full && { hint: 'Give the image a larger virtual size (--vsize)' }),
+  });
+}
+
+/**
+ * An ext4 file system made in user space, layer by layer, in a sparse temporary file without a name. The same calls
+ * give the same bytes. Wraps ext4_image.h.
+ *
+ * Names, paths and link targets are *byte strings*: one character of code 0 to 255 per byte (`latin1`), because names in
+ * a tar are bytes and need not be UTF-8. One call at a time: wait for a promise before the next call. All methods
+ * throw (or reject with) ConvertError OBD_CONVERT_NO_SPACE when the image is full, otherwise OBD_CONVERT_FILESYSTEM.
+ */
+export class Ext4Image {
+  /** Inode of the root directory. */
+  static readonly ROOT = 2;
+  /** Size of the image in bytes. */
+  readonly size: number;
+  readonly #native: NativeExt4Image;
+
+  private constructor(native: NativeExt4Image, size: number) {
+    this.#native = native;
+    this.size = size;
+  }
+
+  /**
+   * Formats an image. It takes no disk space beyond its content.
+   * @param dir where the temporary files are; they have no name and vanish with the process.
+   * @param size in bytes; a multiple of 4096, at least 1 MiB.
+   */
+  static async format(dir: string, size: number): Promise<Ext4Image> {
+    const native = new addon.Ext4Image();
+    try {
+      await native.format(dir, size);
+    } catch (error) {
+      native.close();
+      throw converted(error);
+    }
+    return new Ext4Image(native, size);
+  }
+
+  /** Gives back memory and disk. Not while a promise of this image is pending. */
+  close(): void {
+    this.#native.close();
+  }
+
+  /** Descriptor of the image's file, for reading; complete after {@link flush}. Owned by this object. */
+  get fd(): number {
+    return this.#call((native) => native.fd());
+  }
+
+  #call<T>(run: (native: NativeExt4Image) => T): T {
+    try {
+      return run(this.#native);
+    } catch (error) {
+      throw converted(error);
+    }
+  }
+
+  async #wait<T>(run: (native: NativeExt4Image) => Promise<T>): Promise<T> {
+    try {
+      return await run(this.#native);
+    } catch (error) {
+      throw converted(error);
+    }
+  }
+
+  /** Writes all metadata that is still in memory: the image is then clean and its file complete. */
+  flush(): Promise<void> {
+    return this.#wait((native) => native.flush());
+  }
+
+  /** What the current layer changed, after {@link flush}: ascending, disjoint runs of whole 4 KiB blocks. */
+  async changes(): Promise<ChangedRun[]> {
+    const flat = await this.#wait((native) => native.changes());
+    const runs: ChangedRun[] = [];
+    for (let i = 0; i + 2 < flat.length; i += 3)
+      runs.push({ offset: flat[i] ?? 0, length: flat[i + 1] ?? 0, zero: flat[i + 2] === 1 });
+    return runs;
+  }
+
+  /** Begins the next layer on top of what is there. */
+  nextLayer(): void {
+    this.#call((native) => native.nextLayer());
+  }
+
+  /** Inode and type behind a name, or undefined. */
+  lookup(directory: number, name: string): { inode: number; type: number } | undefined {
+    const found = this.#call((native) => native.lookup(directory, name));
+    if (found === 0) return undefined;
+    return { inode: found % 2 ** 32, type: Math.floor(found / 2 ** 32) << 12 };
+  }
+
+  /** What an inode is. */
+  stat(inode: number): InodeStat {
+    this.#call((native) => {
+      native.stat(inode, scratch);
+    });
+    const at = (i: number): number => scratch[i] ?? 0;
+    const time = (i: number): FileTime => ({ seconds: at(i), nanoseconds: at(i + 1) });
+    return {
+      mode: at(0),
+      uid: at(1),
+      gid: at(2),
+      major: at(3),
+      minor: at(4),
+      atime: time(5),
+      mtime: time(7),
+      ctime: time(9),
+      links: at(11),
+      size: at(12),
+      blocks: at(13),
+      inode: at(14),
+    };
+  }
+
+  /** The names in a directory, in the order of the disk, without `.` and `..`. */
+  readdir(directory: number): DirectoryEntry[] {
+    const flat = this.#call((native) => native.readdir(directory));
+    const entries: DirectoryEntry[] = [];
+    for (let i = 0; i + 2 < flat.length; i += 3)
+      entries.push({ name: String(flat[i]), inode: Number(flat[i + 1]), type: Number(flat[i + 2]) });
+    return entries;
+  }
+
+  /** Target of a symbolic link. */
+  readlink(inode: number): string {
+    return this.#call((native) => native.readlink(inode));
+  }
+
+  /** Reads file content; returns the bytes read, fewer only at the end of the file. Not for the file being written. */
+  read(inode: number, offset: number, into: Uint8Array): Promise<number> {
+    return this.#wait((native) => native.read(inode, offset, into));
+  }
+
+  /** The directory above; the root's is the root. */
+  parent(directory: number): number {
+    return this.#call((native) => native.parent(directory));
+  }
+
+  /** Makes an empty file, a directory, fifo, socket or device, by the type in `mode`; returns its inode. */
+  make(directory: number, name: string, attributes: InodeAttributes): number {
+    return this.#call((native) => native.make(directory, name, attributesOf(attributes)));
+  }
+
+  /** Makes a symbolic link of 1 to 4095 bytes; returns its inode. */
+  symlink(directory: number, name: string, target: string, attributes: InodeAttributes): number {
+    return this.#call((native) => native.symlink(directory, name, target, attributesOf(attributes)));
+  }
+
+  /** Gives an inode another name. */
+  link(directory: number, name: string, inode: number): void {
+    this.#call((native) => {
+      native.link(directory, name, inode);
+    });
+  }
+
+  /** Removes a name that is no directory and, with the last name, the inode. */
+  remove(directory: number, name: string): void {
+    this.#call((native) => {
+      native.remove(directory, name);
+    });
+  }
+
+  /** Removes a name, a directory with everything in it. */
+  removeTree(directory: number, name: string): Promise<void> {
+    return this.#wait((native) => native.removeAsync(directory, name));
+  }
+
+  /** Replaces owner, times and permission bits. */
+  setAttributes(inode: number, attributes: InodeAttributes): void {
+    this.#call((native) => {
+      native.setAttributes(inode, attributesOf(attributes));
+    });
+  }
+
+  /** Begins the content of an empty file: then {@link writeFile} in ascending order, then {@link endFile}. */
+  beginFile(inode: number): void {
+    this.#call((native) => {
+      native.fileBegin(inode);
+    });
+  }
+
+  /**
+   * Writes content; what is skipped is a hole. Large pieces are written off-thread, hence the promise.
+   * @param more how many bytes will follow directly (a hint for laying them out together; it must not be too large)
+   */
+  writeFile(offset: number, data: Uint8Array, more: number): Promise<void> | undefined {
+    if (data.byteLength >= ASYNC_WRITE) return this.#wait((native) => native.fileWriteAsync(offset, data, more));
+    this.#call((native) => {
+      native.fileWrite(offset, data, more);
+    });
+    return undefined;
+  }
+
+  /** Ends the content. @param size length of the file; at least what was written */
+  endFile(size: number): void {
+    this.#call((native) => {
+      native.fileEnd(size);
+    });
+  }
+
+  /** Replaces all extended attributes. Names carry their namespace (`user.x`). */
+  setXattrs(inode: number, xattrs: ReadonlyMap<string, Uint8Array>): void {
+    this.#call((native) => {
+      native.setXattrs(inode, [...xattrs].flat());
+    });
+  }
+
+  /** All extended attributes by full name. */
+  xattrs(inode: number): Map<string, Uint8Array> {
+    const flat = this.#call((native) => native.xattrs(inode));
+    const result = new Map<string, Uint8Array>();
+    for (let i = 0; i + 1 < flat.length; i += 2) {
+      const value = flat[i + 1];
+      if (value instanceof Uint8Array) result.set(String(flat[i]), value);
+    }
+    return result;
+  }
+}
