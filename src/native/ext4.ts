@@ -104,7 +104,8 @@ function attributesOf(a: InodeAttributes): Float64Array {
 }
 
 function converted(error: unknown): Error {
-  if (!(error instanceof Error) || !('errno' in error)) return error instanceof Error ? error : new Error(String(error));
+  if (!(error instanceof Error) || !('errno' in error))
+    return error instanceof Error ? error : new Error(String(error));
   const full = 'code' in error && error.code === 'ENOSPC';
   return new ConvertError(full ? 'OBD_CONVERT_NO_SPACE' : 'OBD_CONVERT_FILESYSTEM', error.message, {
     cause: error,
@@ -190,7 +191,9 @@ export class Ext4Image {
 
   /** Begins the next layer on top of what is there. */
   nextLayer(): void {
-    this.#call((native) => native.nextLayer());
+    this.#call((native) => {
+      native.nextLayer();
+    });
   }
 
   /** Inode and type behind a name, or undefined. */
@@ -295,7 +298,8 @@ export class Ext4Image {
    * @param more how many bytes will follow directly (a hint for laying them out together; it must not be too large)
    */
   writeFile(offset: number, data: Uint8Array, more: number): Promise<void> | undefined {
-    if (data.byteLength >= ASYNC_WRITE) return this.#wait((native) => native.fileWriteAsync(offset, data, more));
+    if (data.byteLength >= ASYNC_WRITE)
+      return this.#wait((native) => native.fileWriteAsync(offset, data, more));
     this.#call((native) => {
       native.fileWrite(offset, data, more);
     });
