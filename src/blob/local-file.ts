@@ -16,6 +16,11 @@ export interface LocalFile {
   readonly unitSize: number;
   /** One byte per unit of the file, non-zero = present and checked; in shared memory. Null when the whole file is. */
   readonly presence: Uint8Array | null;
+  /**
+   * One byte per unit that readers set to 1 when they use the unit, in shared memory; the owner of the file clears it
+   * when it looks for what was not used lately. Absent where nobody asks. {@link localOffset} sets it.
+   */
+  readonly touched?: Uint8Array;
 }
 
 /** A blob that may lie in a local file. */
@@ -42,9 +47,13 @@ export function localOffset(file: LocalFile, offset: number, length: number): nu
   const start = file.shift + offset;
   const presence = file.presence;
   if (presence !== null && length > 0) {
+    const touched = file.touched;
     const last = Math.floor((start + length - 1) / file.unitSize);
-    for (let unit = Math.floor(start / file.unitSize); unit <= last; unit++)
+    for (let unit = Math.floor(start / file.unitSize); unit <= last; unit++) {
       if (presence[unit] !== 1) return -1;
+      // Read first: a byte that is set already stays in every core's cache.
+      if (touched !== undefined && touched[unit] === 0) touched[unit] = 1;
+    }
   }
   return start;
 }

@@ -1,0 +1,173 @@
+import {
+  checkRange,
+  RegistryError,
+  type LocalFile,
+  type LocallyStored,
+  type ReadableBlob,
+  type ReadOptions,
+  type RefetchableBlob,
+} from '../blob/index.js';
+import type { SharedBlob } from './shared-blob.js';
+import type { UnitCheck } from './unit-fetcher.js';
+
+/**
+ * One user's handle on a cached blob: reads what is on disk, fetches what is not. Handles on one blob share its file
+ * and what is on its way, and each brings its own source. Reads may overlap.
+ */
+export class CachedBlob implements ReadableBlob, LocallyStored, RefetchableBlob {
+  readonly name: string;
+  readonly size: number;
+  readonly #shared: SharedBlob;
+  readonly #source: SwitchSource;
+  readonly #release: () => Promise<void>;
+  #closed: Promise<void> | undefined;
+  #inFlight = 0;
+  #idle: (() => void) | undefined;
+
+  /**
+   * Use {@link BlobCache.open}.
+   * @param open gives the source, at the first miss; owned from then on.
+   */
+  constructor(
+    name: string,
+    shared: SharedBlob,
+    open: () => Promise<ReadableBlob>,
+    release: () => Promise<void>,
+  ) {
+    this.name = name;
+    this.size = shared.size;
+    this.#shared = shared;
+    this.#source = new SwitchSource(name, shared.size, open);
+    this.#release = release;
+  }
+
+  /** Bytes of the blob that are on local disk now. */
+  get presentBytes(): number {
+    return this.#shared.presentBytes;
+  }
+
+  /** Bytes per unit: what one miss fetches. */
+  get unitSize(): number {
+    return this.#shared.unitSize;
+  }
+
+  /** True once all of it is here and has been found to have its digest. */
+  get verified(): boolean {
+    return this.#shared.file?.verified === true;
+  }
+
+  async read(offset: number, into: Uint8Array, options: ReadOptions = {}): Promise<void> {
+    checkRange(this, offset, into.byteLength);
+    await this.#inside(() => this.#shared.read(offset, into, this.#source, { ...options, keep: true }));
+  }
+
+  /** {@link read}, but what has to be fetched is not stored: the caller keeps it elsewhere. */
+  async readThrough(offset: number, into: Uint8Array, options: ReadOptions = {}): Promise<void> {
+    checkRange(this, offset, into.byteLength);
+    await this.#inside(() => this.#shared.read(offset, into, this.#source, { ...options, keep: false }));
+  }
+
+  async refetch(offset: number, length: number, options: ReadOptions = {}): Promise<void> {
+    checkRange(this, offset, length);
+    await this.#inside(() => this.#shared.refetch(offset, length, this.#source, options));
+  }
+
+  /** Sets a check of units as they are fetched, for all handles on this blob. Undefined takes it away. */
+  setCheck(check: UnitCheck | undefined): void {
+    this.#shared.check = check;
+  }
+
+  /**
+   * From now on reads of [0, end) that miss are served by `blob`, which has the same bytes and stays the caller's.
+   * `end` may be asked again for every read. Undefined goes back to the source alone.
+   */
+  divert(prefix: { readonly blob: ReadableBlob; readonly end: () => number } | undefined): void {
+    this.#source.prefix = prefix;
+  }
+
+  localFile(): LocalFile | undefined {
+    const { file } = this.#shared;
+    return (
+      file && {
+        fd: file.fd,
+        shift: 0,
+        size: this.size,
+        unitSize: file.unitSize,
+        presence: file.presence,
+        touched: file.touched,
+      }
+    );
+  }
+
+  async #inside<T>(work: () => Promise<T>): Promise<T> {
+    if (this.#closed) throw new TypeError(`Read of "${this.name}" after close`);
+    this.#inFlight++;
+    try {
+      return await work();
+    } finally {
+      if (--this.#inFlight === 0) this.#idle?.();
+    }
+  }
+
+  close(): Promise<void> {
+    this.#closed ??= (async () => {
+      if (this.#inFlight > 0) await new Promise<void>((resolve) => (this.#idle = resolve));
+      await this.#shared.idle();
+      try {
+        await this.#release();
+      } finally {
+        await this.#source.close();
+      }
+    })();
+    return this.#closed;
+  }
+}
+
+/** A source that is opened when it is first needed, and may be replaced for the front part of the blob. */
+class SwitchSource {
+  prefix: { readonly blob: ReadableBlob; readonly end: () => number } | undefined;
+  readonly #name: string;
+  readonly #size: number;
+  readonly #open: () => Promise<ReadableBlob>;
+  #blob: Promise<ReadableBlob> | undefined;
+
+  constructor(name: string, size: number, open: () => Promise<ReadableBlob>) {
+    this.#name = name;
+    this.#size = size;
+    this.#open = open;
+  }
+
+  async read(offset: number, into: Uint8Array, options?: ReadOptions): Promise<void> {
+    const { prefix } = this;
+    const near = prefix ? Math.max(0, Math.min(prefix.end() - offset, into.byteLength)) : 0;
+    if (prefix && near > 0) await prefix.blob.read(offset, into.subarray(0, near), options);
+    if (near === into.byteLength) return;
+    const blob = await this.#opened();
+    await blob.read(offset + near, into.subarray(near), options);
+  }
+
+  /** Once; a failure is forgotten, so that the next miss tries again. */
+  async #opened(): Promise<ReadableBlob> {
+    this.#blob ??= this.#open().then(async (blob) => {
+      if (blob.size === this.#size) return blob;
+      await blob.close();
+      throw new RegistryError(
+        'OBD_REGISTRY_RESPONSE',
+        `Cannot read blob "${this.#name}": the source has ${blob.size} bytes, expected ${this.#size}`,
+        { source: this.#name, expected: this.#size, actual: blob.size },
+      );
+    });
+    const opening = this.#blob;
+    try {
+      return await opening;
+    } catch (error) {
+      if (this.#blob === opening) this.#blob = undefined;
+      throw error;
+    }
+  }
+
+  async close(): Promise<void> {
+    const blob = await this.#blob?.catch(() => undefined);
+    await blob?.close();
+  }
+}

@@ -1,0 +1,248 @@
+import { opendir, stat, statfs } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Logger } from '../log/index.js';
+import { isCacheKey } from './names.js';
+import { openUnitFile, removeUnitFile, sidecarPath } from './open-unit-file.js';
+import { Sidecar } from './sidecar.js';
+import type { UnitFile } from './unit-file.js';
+
+/**
+ * Keeps a cache directory within its capacity, and some of the disk free.
+ *
+ * What is used is what the file system says (other processes fill the same directory), plus what was written since it
+ * was asked. Above the high mark units are evicted down to the low mark, the least recently used first, whichever blob
+ * they are in. A unit's last use is known only as well as it has to be: readers set a byte per unit (`touched`), and
+ * each round turns those bytes into "used now". A blob that nobody has open was last used when its sidecar says.
+ *
+ * Space is taken only from blobs that no other process has open; those count, but are passed over.
+ */
+export class Evictor {
+  readonly #options: EvictorOptions;
+  readonly #high: number;
+  readonly #low: number;
+  #used = 0;
+  #free = Infinity;
+  /** Reserved since the last scan began: it may have come too late to be counted. */
+  #sinceScan = 0;
+  #scannedAt = -Infinity;
+  #round: Promise<void> | undefined;
+
+  constructor(options: EvictorOptions) {
+    this.#options = options;
+    const { capacity } = options;
+    // The reference's low mark; the high one is half way to full, so that a round has time to finish.
+    this.#low = Math.max(capacity * 0.9, capacity - 50 * 2 ** 30);
+    this.#high = (this.#low + capacity) / 2;
+  }
+
+  /** Bytes used, as well as is known now. */
+  get usedBytes(): number {
+    return this.#used;
+  }
+
+  /** Looks how full the cache is. Before anything else. @throws errors of node:fs */
+  async start(): Promise<void> {
+    await this.#scan();
+  }
+
+  /** Settles once no round is under way. */
+  async idle(): Promise<void> {
+    while (this.#round) await this.#round;
+  }
+
+  /** Counts `bytes` as used if they fit, after an eviction if need be. False if there is no room to be had. */
+  async reserve(bytes: number): Promise<boolean> {
+    const stale = performance.now() - this.#scannedAt > RESCAN_MS;
+    if (stale || this.#used + bytes > this.#high || this.#free - bytes < this.#options.minFree)
+      void this.evict(bytes);
+    // The first round may have begun, and counted, before others took what it made room for.
+    for (let round = 0; round < 2 && !this.#fits(bytes); round++) await this.evict(bytes);
+    if (!this.#fits(bytes)) return false;
+    this.#used += bytes;
+    this.#sinceScan += bytes;
+    this.#free -= bytes;
+    return true;
+  }
+
+  #fits(bytes: number): boolean {
+    return this.#used + bytes <= this.#options.capacity && this.#free - bytes >= this.#options.minFree;
+  }
+
+  /** Asks the file system, and evicts if it has to be. One round at a time: a call during a round waits for it. Never rejects. */
+  evict(incoming = 0): Promise<void> {
+    this.#round ??= this.#runRound(incoming)
+      .catch((error: unknown) => {
+        this.#options.log.warn({ err: error }, 'Eviction from the cache failed');
+      })
+      .finally(() => (this.#round = undefined));
+    return this.#round;
+  }
+
+  async #runRound(incoming: number): Promise<void> {
+    const { minFree, log, onEvicted } = this.#options;
+    const closed = await this.#scan();
+    let need = this.#free - incoming < minFree ? minFree - (this.#free - incoming) : 0;
+    if (this.#used + incoming > this.#high) need = Math.max(need, this.#used + incoming - this.#low);
+    if (need <= 0) return;
+    const freed = await this.#makeRoom(need, closed);
+    this.#used -= freed;
+    this.#free += freed;
+    onEvicted(freed);
+    log.info(
+      { neededBytes: Math.ceil(need), freedBytes: freed, usedBytes: this.#used },
+      'Evicted from the cache',
+    );
+  }
+
+  /** Returns the blobs that this process does not have open. */
+  async #scan(): Promise<ClosedBlob[]> {
+    const { dir, isOpen } = this.#options;
+    const closed: ClosedBlob[] = [];
+    let used = 0;
+    this.#sinceScan = 0;
+    for await (const entry of await opendir(dir)) {
+      if (!isCacheKey(entry.name)) continue;
+      const path = join(dir, entry.name);
+      try {
+        const data = await stat(path);
+        const bytes = data.blocks * 512;
+        used += bytes;
+        if (isOpen(entry.name)) continue;
+        const sidecar = await stat(sidecarPath(path)).catch(() => data);
+        closed.push({ key: entry.name, path, bytes, lastUse: Math.floor(sidecar.mtimeMs / 1000) });
+      } catch (error) {
+        // Removed by another process since it was listed.
+        if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+      }
+    }
+    const disk = await statfs(dir);
+    this.#used = used + this.#sinceScan;
+    this.#free = disk.bavail * disk.bsize;
+    this.#scannedAt = performance.now();
+    return closed;
+  }
+
+  async #makeRoom(need: number, closed: readonly ClosedBlob[]): Promise<number> {
+    const open = this.#options.openFiles().filter((file) => file.tryExclusive());
+    try {
+      const now = this.#options.now();
+      for (const file of open) file.ageUnits(now);
+      const choice = choose(need, now, open, closed);
+      let freed = 0;
+      for (const { blob, bytes } of choice.closed) freed += await this.#shrink(blob, bytes);
+      const evicted = await Promise.all(
+        choice.open.map(({ file, units }) => file.evict(units, this.#options.quiesce)),
+      );
+      return evicted.reduce((sum, bytes) => sum + bytes, freed);
+    } finally {
+      for (const file of open) file.share();
+    }
+  }
+
+  /** Takes `bytes` or more from a blob that nobody has open; all of it, if that is about what it has. */
+  async #shrink(blob: ClosedBlob, bytes: number): Promise<number> {
+    // It may have been opened since the scan.
+    if (this.#options.isOpen(blob.key)) return 0;
+    const sidecar = bytes < blob.bytes ? await Sidecar.open(sidecarPath(blob.path)) : undefined;
+    if (!sidecar) return (await removeUnitFile(blob.path)) ? blob.bytes : 0;
+    const { blobSize, unitSize } = sidecar.header;
+    await sidecar.close();
+    const file = await openUnitFile(blob.path, { size: blobSize, unitSize, lockTimeoutMs: 0 }).catch(
+      () => undefined,
+    );
+    if (!file) return 0;
+    const lastUse = new Date(file.lastUse(0) * 1000);
+    try {
+      if (!file.tryExclusive()) return 0;
+      const units: number[] = [];
+      let chosen = 0;
+      for (let unit = 0; unit < file.unitCount && chosen < bytes; unit++)
+        if (file.has(unit)) {
+          units.push(unit);
+          chosen += file.unitLength(unit);
+        }
+      return await file.evict(units, async () => undefined);
+    } finally {
+      await file.close(lastUse);
+    }
+  }
+}
+
+/** The file system is asked this often while the cache is being filled: other processes may fill it too. */
+const RESCAN_MS = 10_000;
+
+/** What an {@link Evictor} works with. */
+export interface EvictorOptions {
+  readonly dir: string;
+  /** Most bytes on disk. */
+  readonly capacity: number;
+  /** Bytes of the file system to leave free. */
+  readonly minFree: number;
+  readonly log: Logger;
+  /** Seconds since 1970. */
+  readonly now: () => number;
+  /** Files of this directory that this process has open. */
+  readonly openFiles: () => readonly UnitFile[];
+  readonly isOpen: (key: string) => boolean;
+  /** Settles once no I/O worker still uses what it looked up in a presence map before the call. */
+  readonly quiesce: () => Promise<void>;
+  readonly onEvicted: (bytes: number) => void;
+}
+
+interface ClosedBlob {
+  readonly key: string;
+  readonly path: string;
+  readonly bytes: number;
+  readonly lastUse: number;
+}
+
+interface Choice {
+  readonly open: { readonly file: UnitFile; readonly units: number[] }[];
+  readonly closed: { readonly blob: ClosedBlob; readonly bytes: number }[];
+}
+
+/** Ages differ by 1 % from bucket to bucket: as exact as need be, and no sorting of millions of units. */
+const BUCKETS_PER_DOUBLING = 64;
+const BUCKETS = 33 * BUCKETS_PER_DOUBLING;
+
+function bucketOf(lastUse: number, now: number): number {
+  return Math.floor(Math.log2(Math.max(0, now - lastUse) + 1) * BUCKETS_PER_DOUBLING);
+}
+
+/** Picks at least `need` bytes, least recently used first, or all there is. Cost: two passes over the units. */
+function choose(need: number, now: number, open: readonly UnitFile[], closed: readonly ClosedBlob[]): Choice {
+  const bytesByAge = new Float64Array(BUCKETS);
+  const add = (lastUse: number, bytes: number): void => {
+    const bucket = bucketOf(lastUse, now);
+    bytesByAge[bucket] = (bytesByAge[bucket] ?? 0) + bytes;
+  };
+  for (const blob of closed) add(blob.lastUse, blob.bytes);
+  for (const file of open)
+    for (let unit = 0; unit < file.unitCount; unit++)
+      if (file.has(unit)) add(file.lastUse(unit), file.unitLength(unit));
+
+  // Everything older than the cut goes; of the bucket at the cut, as much as is still needed.
+  let cut = BUCKETS - 1;
+  let older = 0;
+  while (cut > 0 && older + (bytesByAge[cut] ?? 0) < need) older += bytesByAge[cut--] ?? 0;
+  let rest = need - older;
+  const takes = (lastUse: number, bytes: number): boolean => {
+    const bucket = bucketOf(lastUse, now);
+    if (bucket !== cut) return bucket > cut;
+    if (rest <= 0) return false;
+    rest -= bytes;
+    return true;
+  };
+  const choice: Choice = { open: [], closed: [] };
+  for (const blob of closed) {
+    const wanted = bucketOf(blob.lastUse, now) > cut ? blob.bytes : Math.min(blob.bytes, rest);
+    if (takes(blob.lastUse, blob.bytes)) choice.closed.push({ blob, bytes: wanted });
+  }
+  for (const file of open) {
+    const units: number[] = [];
+    for (let unit = 0; unit < file.unitCount; unit++)
+      if (file.has(unit) && takes(file.lastUse(unit), file.unitLength(unit))) units.push(unit);
+    if (units.length > 0) choice.open.push({ file, units });
+  }
+  return choice;
+}
