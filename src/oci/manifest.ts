@@ -51,35 +51,50 @@ const platformSchema = z.looseObject({
   'os.features': z.array(z.string()).optional(),
 });
 
-const descriptorSchema = z.looseObject({
-  mediaType: z.string(),
-  digest: digestSchema,
-  size: sizeSchema,
-  annotations: annotationsSchema.nullish().transform((value) => value ?? undefined),
-  platform: platformSchema.nullish().transform((value) => value ?? undefined),
-  artifactType: z.string().optional(),
-  urls: z.array(z.string()).optional(),
-});
+/** Some producers write `null` for what is absent. */
+function withoutNulls(value: unknown): unknown {
+  if (typeof value !== 'object' || value === null) return value;
+  return Object.fromEntries(Object.entries(value).filter(([, member]) => member !== null));
+}
 
-const manifestSchema = z.looseObject({
-  schemaVersion: z.literal(2),
-  mediaType: z.string().optional(),
-  artifactType: z.string().optional(),
-  config: descriptorSchema,
-  // 4 MiB hold no more than this; the bound is against a document of a million empty objects.
-  layers: z.array(descriptorSchema).max(4096),
-  subject: descriptorSchema.optional(),
-  annotations: annotationsSchema.nullish().transform((value) => value ?? undefined),
-});
+const descriptorSchema = z.preprocess(
+  withoutNulls,
+  z.looseObject({
+    mediaType: z.string(),
+    digest: digestSchema,
+    size: sizeSchema,
+    annotations: annotationsSchema.optional(),
+    platform: platformSchema.optional(),
+    artifactType: z.string().optional(),
+    urls: z.array(z.string()).optional(),
+  }),
+);
 
-const indexSchema = z.looseObject({
-  schemaVersion: z.literal(2),
-  mediaType: z.string().optional(),
-  artifactType: z.string().optional(),
-  manifests: z.array(descriptorSchema).max(16_384),
-  subject: descriptorSchema.optional(),
-  annotations: annotationsSchema.nullish().transform((value) => value ?? undefined),
-});
+const manifestSchema = z.preprocess(
+  withoutNulls,
+  z.looseObject({
+    schemaVersion: z.literal(2),
+    mediaType: z.string().optional(),
+    artifactType: z.string().optional(),
+    config: descriptorSchema,
+    // 4 MiB hold no more than this; the bound is against a document of a million empty objects.
+    layers: z.array(descriptorSchema).max(4096),
+    subject: descriptorSchema.optional(),
+    annotations: annotationsSchema.optional(),
+  }),
+);
+
+const indexSchema = z.preprocess(
+  withoutNulls,
+  z.looseObject({
+    schemaVersion: z.literal(2),
+    mediaType: z.string().optional(),
+    artifactType: z.string().optional(),
+    manifests: z.array(descriptorSchema).max(16_384),
+    subject: descriptorSchema.optional(),
+    annotations: annotationsSchema.optional(),
+  }),
+);
 
 const configSchema = z.looseObject({
   os: z.string().optional(),

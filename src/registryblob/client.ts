@@ -48,6 +48,9 @@ export interface RegistryRequest extends HttpRequest {
   readonly extraScopes?: readonly string[];
 }
 
+/** Redirects followed in one request for a document. */
+const MAX_HOPS = 5;
+
 function defaultUserAgent(): string {
   // From dist/src/registryblob.
   const path = join(import.meta.dirname, '..', '..', '..', 'package.json');
@@ -139,18 +142,33 @@ export class RegistryClient {
   }
 
   /**
-   * Sends a request, with retries, until its status is one of `expected`.
+   * Sends a request, with retries, until its status is one of `expected`. GET and HEAD follow redirects; a target on
+   * another origin is asked as a registry of its own, with the credentials of that host or none.
    * @throws RegistryError by the last answer's status, and those of {@link send}.
    */
   async request(request: RegistryRequest, expected: readonly number[]): Promise<HttpResponse> {
     return withRetries(
       async () => {
-        const response = await this.send(request);
+        const response = await this.#sendFollowing(request);
         if (!expected.includes(response.status)) throw await this.unexpected(response, request.action);
         return response;
       },
       { policy: this.retry, action: request.action, log: this.log, signal: request.signal },
     );
+  }
+
+  async #sendFollowing(request: RegistryRequest): Promise<HttpResponse> {
+    let url = request.url;
+    for (let hops = 0; ; hops++) {
+      const response = await this.send({ ...request, url });
+      const place = response.header('location');
+      const follows = request.method === 'GET' || request.method === 'HEAD';
+      if (!follows || response.status < 301 || response.status > 308 || place === undefined) return response;
+      if (hops === MAX_HOPS || !URL.canParse(place, url))
+        throw await this.unexpected(response, request.action);
+      await discardBody(response);
+      url = new URL(place, url).href;
+    }
   }
 
   /** The error of an answer with the wrong status; reads and drops its body. */

@@ -24,6 +24,8 @@ export interface HttpRequest {
   readonly signal?: AbortSignal | undefined;
   /** Limit from sending to the last byte of the answer; 0: only the limits on silence. Default: the transport's. */
   readonly timeoutMs?: number | undefined;
+  /** Limit on the silence between the request's last byte and the answer; default: the transport's `timeoutMs`. */
+  readonly answerMs?: number | undefined;
   /** Plain HTTP is all right for this request: a proxy that the configuration names by URL. */
   readonly trustScheme?: boolean;
 }
@@ -186,6 +188,7 @@ export class Transport {
         // undici takes async iterables and typed arrays; its types name streams only.
         body: (body ?? null) as Dispatcher.DispatchOptions['body'] & null,
         signal: controller.signal,
+        ...(request.answerMs === undefined ? {} : { headersTimeout: request.answerMs }),
       });
       answer.body.once('close', finish);
       // Errors reach whoever reads the body; a body that nobody reads any more must not bring the process down.

@@ -1,0 +1,330 @@
+/**
+ * `oci:DIRECTORY[:tag]`: an OCI image layout (image specification, "image-layout"), to read and to write.
+ *
+ *   oci-layout   index.json   blobs/sha256/<hex>
+ *
+ * A file gets its name when it is complete, checked and on disk; index.json is replaced as a whole. Within a process
+ * changes of one layout's index follow each other; two processes must not write one layout at the same time.
+ */
+import { createHash, randomBytes } from 'node:crypto';
+import { mkdir, open, readFile, rename, rm, stat, type FileHandle } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
+import type { Readable } from 'node:stream';
+import {
+  abortedError,
+  ConfigError,
+  FileBlob,
+  IoError,
+  ioError,
+  isSystemError,
+  RegistryError,
+  type ReadableBlob,
+  type ReadOptions,
+} from '../blob/index.js';
+import { digestOf, verifiedStream, verifyBytes } from './digest.js';
+import { parseDocument } from './document.js';
+import type { ImageDocument, ImageSource, ImageTarget, PushBlobOptions, PushOutcome } from './image-store.js';
+import {
+  MAX_CONFIG_SIZE,
+  MAX_MANIFEST_SIZE,
+  MediaType,
+  parseIndex,
+  type Descriptor,
+  type Index,
+} from './manifest.js';
+
+/** Annotation of an entry of index.json that holds its tag. */
+export const REF_NAME = 'org.opencontainers.image.ref.name';
+const BLOCK = 1024 * 1024;
+
+/** Changes of index.json under way in this process, by directory. Entries go when the chain ends. */
+const indexChanges = new Map<string, Promise<void>>();
+
+/** Both ends of `oci:`. Holds nothing open. */
+export class LayoutImage implements ImageSource, ImageTarget {
+  readonly name: string;
+  readonly repository = undefined;
+  readonly directory: string;
+  readonly #tag: string | undefined;
+
+  constructor(directory: string, tag: string | undefined) {
+    this.directory = resolve(directory);
+    this.#tag = tag;
+    this.name = `oci:${directory}${tag === undefined ? '' : `:${tag}`}`;
+  }
+
+  async resolve(options: ReadOptions = {}): Promise<ImageDocument> {
+    const index = await this.#index();
+    return this.document(this.#choose(index), options);
+  }
+
+  async document(descriptor: Descriptor, options: ReadOptions = {}): Promise<ImageDocument> {
+    const bytes = await this.readBlob(descriptor, { ...options, maxSize: MAX_MANIFEST_SIZE });
+    return parseDocument(bytes, descriptor.mediaType, `${this.name}@${descriptor.digest}`, descriptor);
+  }
+
+  async readBlob(
+    descriptor: Descriptor,
+    options: ReadOptions & { readonly maxSize?: number } = {},
+  ): Promise<Uint8Array> {
+    const maxSize = options.maxSize ?? MAX_CONFIG_SIZE;
+    if (descriptor.size > maxSize)
+      throw new RegistryError(
+        'OBD_REGISTRY_RESPONSE',
+        `Cannot read blob "${descriptor.digest}": ${descriptor.size} bytes, at most ${maxSize} expected`,
+        {
+          source: this.name,
+        },
+      );
+    const blob = await this.openBlob(descriptor);
+    try {
+      const bytes = new Uint8Array(descriptor.size);
+      await blob.read(0, bytes);
+      verifyBytes(bytes, descriptor, this.name);
+      return bytes;
+    } finally {
+      await blob.close();
+    }
+  }
+
+  async streamBlob(descriptor: Descriptor, options: ReadOptions = {}): Promise<Readable> {
+    const blob = await this.openBlob(descriptor);
+    async function* chunks(signal: AbortSignal): AsyncGenerator<Uint8Array, void, undefined> {
+      try {
+        for (let at = 0; at < blob.size && !signal.aborted; at += BLOCK) {
+          const chunk = new Uint8Array(Math.min(BLOCK, blob.size - at));
+          await blob.read(at, chunk);
+          yield chunk;
+        }
+      } finally {
+        await blob.close();
+      }
+    }
+    const stream = verifiedStream(descriptor, this.name, chunks, options);
+    // A stream that is destroyed before its first read never gets to the generator.
+    stream.once('close', () => void blob.close());
+    return stream;
+  }
+
+  async openBlob(descriptor: Descriptor): Promise<ReadableBlob> {
+    let blob: FileBlob;
+    try {
+      blob = await FileBlob.open(this.#blobPath(descriptor.digest));
+    } catch (error) {
+      if (error instanceof IoError && error.code === 'OBD_IO_NOT_FOUND')
+        throw new RegistryError(
+          'OBD_REGISTRY_NOT_FOUND',
+          `Cannot find blob "${descriptor.digest}" in "${this.name}"`,
+          {
+            source: this.name,
+            cause: error,
+          },
+        );
+      throw error;
+    }
+    if (blob.size === descriptor.size) return blob;
+    await blob.close();
+    throw new RegistryError(
+      'OBD_REGISTRY_DIGEST',
+      `Cannot use "${descriptor.digest}" from "${this.name}": it has ${blob.size} bytes, expected ${descriptor.size}`,
+      {
+        source: this.name,
+        expected: descriptor.size,
+        actual: blob.size,
+      },
+    );
+  }
+
+  async hasBlob(descriptor: Pick<Descriptor, 'digest' | 'size'>): Promise<boolean> {
+    try {
+      return (await stat(this.#blobPath(descriptor.digest))).size === descriptor.size;
+    } catch (error) {
+      if (isSystemError(error) && error.code === 'ENOENT') return false;
+      throw ioError(error, 'look for blob', this.name);
+    }
+  }
+
+  async pushBlob(
+    descriptor: Pick<Descriptor, 'digest' | 'size'>,
+    content: ReadableBlob,
+    options: PushBlobOptions = {},
+  ): Promise<PushOutcome> {
+    if (content.size !== descriptor.size)
+      throw new RangeError(
+        `Blob "${content.name}" has ${content.size} bytes, its descriptor says ${descriptor.size}`,
+      );
+    if (await this.hasBlob(descriptor)) return 'exists';
+    await this.#create();
+    await writeAtomically(this.#blobPath(descriptor.digest), async (file) => {
+      const hash = createHash(descriptor.digest.startsWith('sha512:') ? 'sha512' : 'sha256');
+      for (let at = 0; at < content.size; at += BLOCK) {
+        if (options.signal?.aborted === true)
+          throw abortedError(`write blob "${descriptor.digest}"`, options.signal);
+        const chunk = new Uint8Array(Math.min(BLOCK, content.size - at));
+        await content.read(at, chunk, options.signal === undefined ? {} : { signal: options.signal });
+        hash.update(chunk);
+        await file.writeFile(chunk);
+        options.onProgress?.(chunk.byteLength);
+      }
+      const actual = hash.digest('hex');
+      if (!descriptor.digest.endsWith(`:${actual}`))
+        throw new RegistryError(
+          'OBD_REGISTRY_DIGEST',
+          `Cannot store "${descriptor.digest}": the content's digest is ${actual}`,
+          {
+            source: content.name,
+          },
+        );
+    });
+    return 'pushed';
+  }
+
+  async pushManifest(bytes: Uint8Array, mediaType: string): Promise<Descriptor> {
+    const descriptor = { mediaType, digest: digestOf(bytes), size: bytes.byteLength };
+    if (!(await this.hasBlob(descriptor))) {
+      await this.#create();
+      await writeAtomically(this.#blobPath(descriptor.digest), (file) => file.writeFile(bytes));
+    }
+    return descriptor;
+  }
+
+  async tag(descriptor: Descriptor): Promise<void> {
+    await this.#create();
+    const before = indexChanges.get(this.directory) ?? Promise.resolve();
+    const change = before.catch(() => undefined).then(() => this.#changeIndex(descriptor));
+    indexChanges.set(this.directory, change);
+    try {
+      await change;
+    } finally {
+      if (indexChanges.get(this.directory) === change) indexChanges.delete(this.directory);
+    }
+  }
+
+  async close(): Promise<void> {
+    // Nothing is held open.
+  }
+
+  async #changeIndex(descriptor: Descriptor): Promise<void> {
+    const old = await this.#index(true);
+    const tag = this.#tag;
+    const kept = old.manifests.filter((entry) =>
+      tag === undefined
+        ? entry.digest !== descriptor.digest || entry.annotations?.[REF_NAME] !== undefined
+        : entry.annotations?.[REF_NAME] !== tag,
+    );
+    const { mediaType, digest, size, platform } = descriptor;
+    const entry: Descriptor = {
+      mediaType,
+      digest,
+      size,
+      ...(tag === undefined ? {} : { annotations: { [REF_NAME]: tag } }),
+      ...(platform === undefined ? {} : { platform }),
+    };
+    const index: Index = { ...old, manifests: [...kept, entry] };
+    await writeAtomically(join(this.directory, 'index.json'), (file) =>
+      file.writeFile(JSON.stringify(index)),
+    );
+  }
+
+  #choose(index: Index): Descriptor {
+    const { manifests } = index;
+    const tag = this.#tag;
+    const tags = manifests.map((entry) => entry.annotations?.[REF_NAME]);
+    const has = `It has ${
+      tags
+        .map((name) => name ?? '(untagged)')
+        .slice(0, 20)
+        .join(', ') || 'no images'
+    }`;
+    if (tag === undefined) {
+      const [only] = manifests;
+      if (only !== undefined && manifests.length === 1) return only;
+      throw new ConfigError(
+        'OBD_CONFIG_VALUE',
+        `Cannot choose an image of "${this.name}": it holds ${manifests.length}`,
+        {
+          source: this.name,
+          hint: `${has}; write oci:DIRECTORY:TAG`,
+        },
+      );
+    }
+    // Tools also write whole references as names (docker.io/library/debian:12).
+    const found =
+      manifests.find((entry) => entry.annotations?.[REF_NAME] === tag) ??
+      manifests.find((entry) => entry.annotations?.[REF_NAME]?.endsWith(`:${tag}`) === true) ??
+      manifests.find((entry) => entry.digest === tag);
+    if (found !== undefined) return found;
+    throw new RegistryError('OBD_REGISTRY_NOT_FOUND', `Cannot find tag "${tag}" in "${this.directory}"`, {
+      source: this.name,
+      hint: has,
+    });
+  }
+
+  /** @param orEmpty a missing index.json is an empty one. */
+  async #index(orEmpty = false): Promise<Index> {
+    const path = join(this.directory, 'index.json');
+    try {
+      const { size } = await stat(path);
+      if (size > MAX_MANIFEST_SIZE)
+        throw new RegistryError(
+          'OBD_REGISTRY_RESPONSE',
+          `Cannot read "${path}": ${size} bytes, at most ${MAX_MANIFEST_SIZE} expected`,
+          { source: path },
+        );
+      return parseIndex(await readFile(path), path);
+    } catch (error) {
+      if (!isSystemError(error) || error.code !== 'ENOENT') throw ioError(error, `read "${path}"`, path);
+      if (orEmpty) return { schemaVersion: 2, mediaType: MediaType.OCI_INDEX, manifests: [] };
+      throw new ConfigError(
+        'OBD_CONFIG_NOT_FOUND',
+        `Cannot open "${this.name}": no index.json in "${this.directory}"`,
+        {
+          source: path,
+          hint: 'Expected the directory of an OCI image layout',
+        },
+      );
+    }
+  }
+
+  #blobPath(digest: string): string {
+    const [algorithm = '', hex = ''] = digest.split(':');
+    return join(this.directory, 'blobs', algorithm, hex);
+  }
+
+  async #create(): Promise<void> {
+    try {
+      await mkdir(join(this.directory, 'blobs', 'sha256'), { recursive: true });
+      await mkdir(join(this.directory, 'blobs', 'sha512'), { recursive: true });
+      const marker = join(this.directory, 'oci-layout');
+      const there = await stat(marker).catch(() => undefined);
+      if (there === undefined)
+        await writeAtomically(marker, (file) => file.writeFile('{"imageLayoutVersion":"1.0.0"}'));
+    } catch (error) {
+      throw ioError(error, `create image layout "${this.directory}"`, this.directory);
+    }
+  }
+}
+
+/** Writes a file beside its place, makes it durable, and gives it its name. */
+async function writeAtomically(path: string, write: (file: FileHandle) => Promise<void>): Promise<void> {
+  const temporary = `${path}.${randomBytes(6).toString('hex')}.tmp`;
+  try {
+    const file = await open(temporary, 'wx', 0o644);
+    try {
+      await write(file);
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+    await rename(temporary, path);
+  } catch (error) {
+    await rm(temporary, { force: true });
+    throw ioError(error, `write "${path}"`, path);
+  }
+  const directory = await open(join(path, '..'), 'r');
+  try {
+    await directory.sync();
+  } finally {
+    await directory.close();
+  }
+}
