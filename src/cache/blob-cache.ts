@@ -1,5 +1,5 @@
-import { mkdir } from 'node:fs/promises';
-import { join, resolve } from 'node:path';
+import { mkdir, statfs } from 'node:fs/promises';
+import { dirname, join, resolve } from 'node:path';
 import { LRUCache } from 'lru-cache';
 import { CacheError, ConfigError, ioError, type ReadableBlob } from '../blob/index.js';
 import type { Logger } from '../log/index.js';
@@ -46,8 +46,8 @@ export interface CacheRequest {
   readonly url: string;
   /** Bytes of the blob. */
   readonly size: number;
-  /** Opens the source, when something is missing; the cached blob owns it then. */
-  readonly source: () => Promise<ReadableBlob>;
+  /** The source, or how to open it when something is missing; the cached blob owns it from then on. */
+  readonly source: ReadableBlob | (() => Promise<ReadableBlob>);
   /** False if the bytes are not those that the digest names (unpacked data, say). Default true. */
   readonly digestNamesBytes?: boolean;
   /** Data file outside of the cache directory, not bounded by its capacity (cache type `download`). */
@@ -96,21 +96,23 @@ export class BlobCache {
   };
   readonly #uncommitted = new Set<SharedBlob>();
   readonly #timer: NodeJS.Timeout;
+  readonly #minFree: number;
   #committing: Promise<void> | undefined;
   #closed = false;
   #quiesce: () => Promise<void> = async () => undefined;
 
   private constructor(options: BlobCacheOptions) {
     this.#options = options;
-    this.dir = options.dir;
+    this.dir = resolve(options.dir);
+    this.#minFree = options.minFree ?? 2 ** 30;
     const log = options.log;
     const now = options.now ?? (() => Math.floor(Date.now() / 1000));
     this.#health = new DiskHealth(log);
     this.#verifier = new Verifier(log);
     this.#evictor = new Evictor({
-      dir: options.dir,
+      dir: this.dir,
       capacity: options.capacity,
-      minFree: options.minFree ?? 2 ** 30,
+      minFree: this.#minFree,
       log,
       now,
       openFiles: () => [...this.#files].flatMap(([key, file]) => (key.startsWith('/') ? [] : [file])),
@@ -129,7 +131,7 @@ export class BlobCache {
       maxRunBytes: options.maxRunBytes ?? 1 << 20,
       now,
       counters: this.#counters,
-      reserve: (bytes) => this.#evictor.reserve(bytes),
+      reserve: (blob, bytes) => this.#reserve(blob, bytes),
       completed: (blob) => {
         this.#verifier.enqueue(blob);
       },
@@ -154,7 +156,7 @@ export class BlobCache {
       );
     const cache = new BlobCache(options);
     try {
-      await mkdir(options.dir, { recursive: true, mode: 0o755 });
+      await mkdir(cache.dir, { recursive: true, mode: 0o755 });
       await cache.#evictor.start();
     } catch (error) {
       clearInterval(cache.#timer);
@@ -263,6 +265,14 @@ export class BlobCache {
     } catch (error) {
       this.#health.failed('close', file.path, error);
     }
+  }
+
+  /** A blob outside of the cache directory counts for its own file system only. */
+  async #reserve(blob: SharedBlob, bytes: number): Promise<boolean> {
+    const { file } = blob;
+    if (!file || dirname(file.path) === this.dir) return this.#evictor.reserve(bytes);
+    const disk = await statfs(dirname(file.path));
+    return disk.bavail * disk.bsize - bytes >= this.#minFree;
   }
 
   /** One round over all blobs at a time; fdatasync is slow. Never rejects. */

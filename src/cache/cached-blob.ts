@@ -26,18 +26,18 @@ export class CachedBlob implements ReadableBlob, LocallyStored, RefetchableBlob 
 
   /**
    * Use {@link BlobCache.open}.
-   * @param open gives the source, at the first miss; owned from then on.
+   * @param source the source, owned; or how to open it at the first miss, owned from then on.
    */
   constructor(
     name: string,
     shared: SharedBlob,
-    open: () => Promise<ReadableBlob>,
+    source: ReadableBlob | (() => Promise<ReadableBlob>),
     release: () => Promise<void>,
   ) {
     this.name = name;
     this.size = shared.size;
     this.#shared = shared;
-    this.#source = new SwitchSource(name, shared.size, open);
+    this.#source = new SwitchSource(name, shared.size, source);
     this.#release = release;
   }
 
@@ -131,10 +131,14 @@ class SwitchSource {
   readonly #open: () => Promise<ReadableBlob>;
   #blob: Promise<ReadableBlob> | undefined;
 
-  constructor(name: string, size: number, open: () => Promise<ReadableBlob>) {
+  constructor(name: string, size: number, source: ReadableBlob | (() => Promise<ReadableBlob>)) {
     this.#name = name;
     this.#size = size;
-    this.#open = open;
+    if (typeof source === 'function') this.#open = source;
+    else {
+      this.#open = async () => source;
+      this.#blob = Promise.resolve(source);
+    }
   }
 
   async read(offset: number, into: Uint8Array, options?: ReadOptions): Promise<void> {

@@ -2,3 +2,11 @@
 export { BlobCache, type BlobCacheOptions, type CacheRequest, type CacheStats } from './blob-cache.js';
 export type { CachedBlob } from './cached-blob.js';
 export type { UnitCheck } from './unit-fetcher.js';
+export {
+  cacheOptions,
+  DOWNLOAD_NAME,
+  openCachedRemote,
+  type CacheConfigKeys,
+  type CacheType,
+  type RemoteBlob,
+} from './remote.js';

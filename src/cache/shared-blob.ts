@@ -24,7 +24,7 @@ export interface CacheServices {
   readonly now: () => number;
   readonly counters: CacheCounters;
   /** Makes room for bytes about to be written; false if there is none. */
-  readonly reserve: (bytes: number) => Promise<boolean>;
+  readonly reserve: (blob: SharedBlob, bytes: number) => Promise<boolean>;
   /** Called when all units of a blob with a digest have become present. */
   readonly completed: (blob: SharedBlob) => void;
   /** Called when units were written. */
@@ -261,7 +261,7 @@ export class SharedBlob {
     const { health, reserve, now, counters, spill } = this.#services;
     if (this.file && health.usable) {
       try {
-        if (await reserve(bytes.byteLength)) {
+        if (await reserve(this, bytes.byteLength)) {
           await this.file.write(first, bytes, now());
           this.#services.wrote(this);
           this.noteComplete();
