@@ -10,6 +10,8 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports)
     RegisterFuse(env, exports);
     RegisterHost(env, exports);
     RegisterExt4(env, exports);
+    RegisterPack(env, exports);
+    RegisterInflate(env, exports);
     return exports;
 }
 

@@ -10,3 +10,5 @@ void RegisterFile(Napi::Env env, Napi::Object exports);
 void RegisterFuse(Napi::Env env, Napi::Object exports);
 void RegisterHost(Napi::Env env, Napi::Object exports);
 void RegisterExt4(Napi::Env env, Napi::Object exports);
+void RegisterPack(Napi::Env env, Napi::Object exports);
+void RegisterInflate(Napi::Env env, Napi::Object exports);

@@ -5,6 +5,8 @@ import { fileURLToPath } from 'node:url';
 import type { NativeExt4Image } from './ext4.js';
 import type { NativeIoLoop } from './io-loop.js';
 import type { NativeMemoryQueue } from './memory-queue.js';
+import type { NativeInflater } from './inflate.js';
+import type { PackedBlocks } from './pack.js';
 
 /**
  * What the compiled addon exports: one interface per bind_*.cc file. This file alone loads it; the files beside it
@@ -45,6 +47,10 @@ export interface Addon {
   raiseFileLimit(want: number): number;
   // bind_memory.cc
   readonly MemoryQueue: new (size: number, readOnly: boolean, notify: () => void) => NativeMemoryQueue;
+  // bind_pack.cc
+  packBlocks(codec: number, blockSize: number, plain: Uint8Array): Promise<PackedBlocks>;
+  // bind_inflate.cc
+  readonly Inflater: new () => NativeInflater;
 }
 
 function find(): string {

@@ -7,4 +7,6 @@ export * from './io-loop.js';
 export * from './fuse.js';
 export * from './system-error.js';
 export * from './memory-queue.js';
+export * from './inflate.js';
+export * from './pack.js';
 export { packageRoot } from './addon.js';
