@@ -1,6 +1,7 @@
 import { constants } from 'node:fs';
 import { open, type FileHandle } from 'node:fs/promises';
-import { FormatError, ioError, type ReadableBlob } from '../blob/index.js';
+import { FormatError, IoError, ioError, type ReadableBlob } from '../blob/index.js';
+import { FileLock, lockFile } from '../native/index.js';
 
 /**
  * A file that a writable layer reads and writes at any offset. As a blob it differs in one thing: its size grows with
@@ -48,6 +49,22 @@ export class RwFile implements ReadableBlob {
   /** For native calls on the file; valid until it is closed. */
   get fd(): number {
     return this.#handle.fd;
+  }
+
+  /**
+   * Marks the file as in use until it is closed, by one writer or by readers (an advisory lock).
+   * @throws IoError OBD_IO_FAILED if someone else has it.
+   */
+  lock(kind: 'read' | 'write'): void {
+    if (lockFile(this.fd, kind === 'write' ? FileLock.EXCLUSIVE : FileLock.SHARED)) return;
+    throw new IoError(
+      'OBD_IO_FAILED',
+      `Cannot open "${this.name}": it is in use by another process or device`,
+      {
+        source: this.name,
+        hint: 'Detach the device that uses it first',
+      },
+    );
   }
 
   async read(offset: number, into: Uint8Array): Promise<void> {

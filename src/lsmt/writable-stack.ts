@@ -79,7 +79,20 @@ export class WritableLayerStack implements WritableBlob {
       );
     const stack = new WritableLayerStack(layers, upper, size, name);
     if (stated === 0) await upper.adoptVirtualSize(size);
+    await stack.#bringFirstUnit();
     return stack;
+  }
+
+  /**
+   * Where units are larger than the header of the upper's file, the first one is never a hole. What is below must be
+   * in it from the start.
+   */
+  async #bringFirstUnit(): Promise<void> {
+    const end = Math.min(this.upper.unit + this.upper.unitOrigin, this.size);
+    if (this.upper.unitOrigin >= 0 || this.#holds(0, end)) return;
+    const bytes = new Uint8Array(end);
+    await this.#read(0, bytes);
+    await this.upper.store(0, bytes);
   }
 
   /** Fills `out` with the pieces of a range; tags count in {@link files}. Synchronous. */

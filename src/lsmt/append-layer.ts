@@ -1,0 +1,266 @@
+/**
+ * The append variant of a writable layer (formats.md 2.1): a data file to which every write is appended, and an index
+ * file that logs the mapping (index-log.ts).
+ *
+ *   write    data -> end of the data file; then record -> end of the index file; then the map; then the caller hears
+ *   discard  record only
+ *   flush    fdatasync(data), then fdatasync(index)
+ *
+ * A completed write survives the death of the process, because both files have it. A flushed one survives power loss.
+ * The order inside a flush is what recovery rests on: a record on disk whose data is not belongs to a write that was
+ * never flushed. The kernel may write a record early, by itself; then the data file is too short for it (blocks of a
+ * growing file are allocated as they are written), and replay stops there.
+ */
+
+import { copyFile, unlink, writeFile } from 'node:fs/promises';
+import { FormatError, ioError, roundUp, SECTOR } from '../blob/index.js';
+import { blockError, HEADER_SECTORS, HEADER_SIZE, HeaderFlag } from './format.js';
+import { LogWriter, replayLog, type LogRecord, type Recovery } from './index-log.js';
+import type { DataFile, LayerInfo } from './layer.js';
+import { RwFile } from './rw-file.js';
+import {
+  infoOf,
+  newLayerInfo,
+  readRwHeader,
+  refuseSealed,
+  syncDirectoryOf,
+  writeRwHeader,
+  writeVirtualSize,
+  type NewLayerOptions,
+} from './rw-header.js';
+import { sealDataFile } from './seal-layer.js';
+import { MAX_SEGMENT_SECTORS, type Segments } from './segment.js';
+import { SegmentMap } from './segment-map.js';
+import type { WritableLayer } from './writable-layer.js';
+
+/** The two files of an append layer. */
+export interface LayerPaths {
+  readonly data: string;
+  readonly index: string;
+}
+
+/** How a writable layer is opened. */
+export interface OpenLayerOptions {
+  /** `read` changes nothing on disk, and others may read at the same time. Default `write`. */
+  readonly mode?: 'read' | 'write';
+  /** Refuse a damaged log instead of showing the state before the damage. */
+  readonly strict?: boolean;
+}
+
+/** Most bytes of one record's data. */
+const MAX_WRITE = 4 << 20;
+
+/** A log-structured writable layer on two files. */
+export class AppendLayer implements WritableLayer {
+  readonly name: string;
+  readonly map: SegmentMap;
+  readonly file: DataFile;
+  readonly files: readonly DataFile[];
+  readonly unit = SECTOR;
+  readonly unitOrigin = 0;
+  /** Set if the log was damaged. The caller tells the operator. */
+  readonly recovery: Recovery | undefined;
+  readonly #data: RwFile;
+  readonly #index: RwFile;
+  readonly #log: LogWriter;
+  #info: LayerInfo;
+  #sealed = false;
+  /** Where the next write's data goes. */
+  #tail: number;
+  /** End of the data whose write has completed: the data file is at least this long. */
+  #written: number;
+
+  private constructor(
+    data: RwFile,
+    index: RwFile,
+    map: SegmentMap,
+    state: { info: LayerInfo; logEnd: number; recovery: Recovery | undefined },
+  ) {
+    this.name = data.name;
+    this.#data = data;
+    this.#index = index;
+    this.map = map;
+    this.file = { blob: data, padsLastSector: false };
+    this.files = [this.file];
+    this.recovery = state.recovery;
+    this.#info = state.info;
+    this.#log = new LogWriter(index, map, state.logEnd);
+    this.#tail = roundUp(data.size, SECTOR);
+    this.#written = Math.floor(data.size / SECTOR) * SECTOR;
+  }
+
+  /**
+   * Makes a new, empty layer, durably. Neither file may exist.
+   * @throws IoError
+   */
+  static async create(paths: LayerPaths, options: NewLayerOptions): Promise<AppendLayer> {
+    const info = newLayerInfo(options);
+    const data = await RwFile.open(paths.data, 'create');
+    let index: RwFile | undefined;
+    try {
+      data.lock('write');
+      index = await RwFile.open(paths.index, 'create');
+      await writeRwHeader(data, HeaderFlag.HEADER | HeaderFlag.DATA, info);
+      await writeRwHeader(index, HeaderFlag.HEADER, info, HEADER_SIZE);
+      await Promise.all([data.sync(), index.sync()]);
+      await syncDirectoryOf(paths.data);
+      await syncDirectoryOf(paths.index);
+      return new AppendLayer(data, index, new SegmentMap(false), {
+        info,
+        logEnd: HEADER_SIZE,
+        recovery: undefined,
+      });
+    } catch (error) {
+      await data.close();
+      await unlink(paths.data);
+      if (index !== undefined) {
+        await index.close();
+        await unlink(paths.index);
+      }
+      throw error;
+    }
+  }
+
+  /**
+   * Opens a layer and replays its log. If the log is damaged, {@link recovery} says so, the state is that before the
+   * damage, and in mode `write` the rest of the log is saved beside it and cut off.
+   * @throws FormatError, IoError
+   */
+  static async open(paths: LayerPaths, options: OpenLayerOptions = {}): Promise<AppendLayer> {
+    const mode = options.mode ?? 'write';
+    const data = await RwFile.open(paths.data, mode);
+    let index: RwFile | undefined;
+    try {
+      data.lock(mode);
+      const header = await readRwHeader(data, 'data');
+      if ((header.flags & HeaderFlag.SPARSE) !== 0)
+        throw blockError({ source: data.name, offset: 0, kind: 'header' }, 'sparse bit', 0, 1);
+      if (mode === 'write') await refuseSealed(data, header);
+      index = await RwFile.open(paths.index, mode);
+      const info = await readIndexHeader(index, data.name, header.uuid);
+      const map = new SegmentMap(false);
+      const { end, recovery } = await replayLog(index, data.size, map);
+      if (recovery !== undefined) {
+        if (options.strict === true)
+          throw new FormatError(
+            'OBD_FORMAT_BAD_INDEX',
+            `Cannot open layer "${data.name}": ${recovery.message}`,
+            {
+              source: index.name,
+              offset: recovery.offset,
+            },
+          );
+        if (mode === 'write') await cutLog(paths.index, index, recovery);
+      }
+      return new AppendLayer(data, index, map, { info, logEnd: end, recovery });
+    } catch (error) {
+      await data.close();
+      await index?.close();
+      throw error;
+    }
+  }
+
+  get info(): LayerInfo {
+    return this.#info;
+  }
+
+  segments(): Segments {
+    return this.map.segments(HEADER_SECTORS);
+  }
+
+  async store(offset: number, from: Uint8Array): Promise<void> {
+    if (this.#sealed) throw new TypeError(`Write to "${this.name}" after it was sealed`);
+    const start = this.#tail;
+    this.#tail += from.byteLength;
+    await this.#data.write(start, from);
+    this.#written = Math.max(this.#written, start + from.byteLength);
+    const records: LogRecord[] = [];
+    for (let done = 0; done < from.byteLength; done += MAX_WRITE)
+      records.push({
+        offset: (offset + done) / SECTOR,
+        length: Math.min(MAX_WRITE, from.byteLength - done) / SECTOR,
+        moffset: (start + done) / SECTOR,
+        zeroed: false,
+      });
+    await this.#log.append(records);
+  }
+
+  async zero(offset: number, length: number): Promise<void> {
+    if (this.#sealed) throw new TypeError(`Write to "${this.name}" after it was sealed`);
+    const moffset = this.#written / SECTOR;
+    const step = MAX_SEGMENT_SECTORS;
+    const end = (offset + length) / SECTOR;
+    let records: LogRecord[] = [];
+    for (let at = offset / SECTOR; at < end; at += step) {
+      records.push({ offset: at, length: Math.min(step, end - at), moffset, zeroed: true });
+      if (records.length === 4096) {
+        await this.#log.append(records);
+        records = [];
+      }
+    }
+    await this.#log.append(records);
+  }
+
+  async flush(): Promise<void> {
+    await this.#data.sync();
+    await this.#index.sync();
+  }
+
+  async adoptVirtualSize(size: number): Promise<void> {
+    await writeVirtualSize(this.#data, size);
+    await writeVirtualSize(this.#index, size);
+    this.#info = { ...this.#info, virtualSize: size };
+  }
+
+  /**
+   * Turns the data file into a sealed layer where it lies, durably; the index file is no longer needed. Nothing may
+   * be written any more.
+   */
+  async seal(): Promise<void> {
+    this.#sealed = true;
+    await sealDataFile(this.#data, this.segments(), this.#info, false);
+  }
+
+  async close(): Promise<void> {
+    await this.#data.close();
+    await this.#index.close();
+  }
+}
+
+async function readIndexHeader(index: RwFile, dataName: string, dataUuid: string | null): Promise<LayerInfo> {
+  const header = await readRwHeader(index, 'index');
+  const place = { source: index.name, offset: 32, kind: 'index header' } as const;
+  if (header.indexOffset !== BigInt(HEADER_SIZE))
+    throw blockError(place, 'index offset', HEADER_SIZE, header.indexOffset.toString());
+  if (header.uuid !== null && dataUuid !== null && header.uuid !== dataUuid)
+    throw blockError(
+      { ...place, offset: 56 },
+      'uuid',
+      dataUuid,
+      header.uuid,
+      `This index does not belong to "${dataName}"`,
+    );
+  return infoOf(header);
+}
+
+/** Saves what is cut off the log, so that recovery destroys nothing, then cuts. */
+async function cutLog(path: string, index: RwFile, recovery: Recovery): Promise<void> {
+  const saved = await saveCopy(path);
+  await index.truncate(recovery.offset);
+  await index.sync();
+  recovery.savedAs = saved;
+}
+
+async function saveCopy(path: string): Promise<string> {
+  for (let n = 0; ; n++) {
+    const saved = `${path}.damaged-${n}`;
+    try {
+      await writeFile(saved, '', { flag: 'wx' });
+      await copyFile(path, saved);
+      return saved;
+    } catch (error) {
+      if (n < 1000 && (error as NodeJS.ErrnoException).code === 'EEXIST') continue;
+      throw ioError(error, `save damaged log as "${saved}"`, saved);
+    }
+  }
+}
