@@ -1,0 +1,120 @@
+/**
+ * Layer blobs as plain tars. What a blob is, is told by its first bytes: media types of real images are not always
+ * true. Damage is an error that says whether the stream ended early or does not hold together.
+ */
+import { pipeline, Readable } from 'node:stream';
+import { createGunzip } from 'node:zlib';
+import zstd from 'zstd-napi/binding.js';
+import { ConvertError, OverlaybdError } from '../blob/index.js';
+
+/** How a layer blob is packed. */
+export type LayerPacking = 'gzip' | 'zstd' | 'plain';
+
+/** Tells the packing from the first 4 bytes. */
+export function layerPacking(head: Uint8Array): LayerPacking {
+  const [a, b, c, d] = head;
+  if (a === 0x1f && b === 0x8b) return 'gzip';
+  // A zstd frame, or a skippable one in front of it.
+  if (a === 0x28 && b === 0xb5 && c === 0x2f && d === 0xfd) return 'zstd';
+  if (a !== undefined && a >> 4 === 5 && b === 0x2a && c === 0x4d && d === 0x18) return 'zstd';
+  return 'plain';
+}
+
+const INPUT = 64 * 1024;
+const OUTPUT = 256 * 1024;
+
+function damaged(source: string, packing: LayerPacking, cause: unknown): ConvertError {
+  const reason = cause instanceof Error ? cause.message : String(cause);
+  return new ConvertError(
+    'OBD_CONVERT_BAD_TAR',
+    `Cannot unpack layer "${source}": ${packing} stream: ${reason}`,
+    {
+      source,
+      cause,
+    },
+  );
+}
+
+/**
+ * The plain bytes of a layer blob. Memory: a few buffers, whatever the ratio. Breaking off destroys `blob`.
+ * @param source how errors name the blob.
+ */
+export async function* unpackLayer(
+  blob: Readable,
+  source: string,
+): AsyncGenerator<Uint8Array, void, undefined> {
+  const chunks = blob[Symbol.asyncIterator]() as AsyncIterator<Uint8Array>;
+  const first: Uint8Array[] = [];
+  try {
+    let length = 0;
+    while (length < 4) {
+      const next = await chunks.next();
+      if (next.done === true) break;
+      first.push(next.value);
+      length += next.value.byteLength;
+    }
+    const packing = layerPacking(Buffer.concat(first));
+    const packed = rest(first, chunks);
+    if (packing === 'gzip') yield* gunzip(packed, source);
+    else if (packing === 'zstd') yield* unzstd(packed, source);
+    else yield* packed;
+  } finally {
+    blob.destroy();
+  }
+}
+
+async function* rest(
+  first: readonly Uint8Array[],
+  chunks: AsyncIterator<Uint8Array>,
+): AsyncGenerator<Uint8Array, void, undefined> {
+  yield* first;
+  for (;;) {
+    const next = await chunks.next();
+    if (next.done === true) return;
+    yield next.value;
+  }
+}
+
+async function* gunzip(packed: AsyncIterable<Uint8Array>, source: string): AsyncGenerator<Uint8Array> {
+  const stream = createGunzip({ chunkSize: OUTPUT });
+  // The pipeline's failure is the stream's, and read from there.
+  pipeline(Readable.from(packed, { objectMode: true, highWaterMark: 2 }), stream, () => undefined);
+  try {
+    for await (const chunk of stream) yield chunk as Uint8Array;
+  } catch (error) {
+    throw isZlib(error) ? damaged(source, 'gzip', error) : error;
+  } finally {
+    stream.destroy();
+  }
+}
+
+function isZlib(error: unknown): boolean {
+  if (error instanceof OverlaybdError || !(error instanceof Error)) return false;
+  return 'code' in error && typeof error.code === 'string' && error.code.startsWith('Z_');
+}
+
+async function* unzstd(packed: AsyncIterable<Uint8Array>, source: string): AsyncGenerator<Uint8Array> {
+  const context = new zstd.DCtx();
+  let inFrame = false;
+  for await (const chunk of packed) {
+    for (let at = 0; at < chunk.byteLength; at += INPUT) {
+      let input = chunk.subarray(at, at + INPUT);
+      for (;;) {
+        const output = Buffer.allocUnsafe(OUTPUT);
+        let left: number, produced: number, consumed: number;
+        try {
+          [left, produced, consumed] = context.decompressStream(output, input);
+        } catch (error) {
+          throw damaged(source, 'zstd', error);
+        }
+        input = input.subarray(consumed);
+        inFrame = left !== 0;
+        if (produced > 0) yield output.subarray(0, produced);
+        // A full buffer may hide more that needs no further input.
+        if (input.byteLength === 0 && (produced < OUTPUT || !inFrame)) break;
+        if (consumed === 0 && produced === 0) throw damaged(source, 'zstd', new Error('no progress'));
+      }
+    }
+  }
+  if (inFrame) throw damaged(source, 'zstd', new Error('unexpected end of file'));
+}
