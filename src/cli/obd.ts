@@ -1,5 +1,6 @@
 import { Command } from 'commander';
 import { runCommand } from './program.js';
+import { addRegistryCommand } from './registry.js';
 
 /**
  * The one program. Each command is a file beside this one that exports a function taking the program and adding
@@ -10,6 +11,7 @@ export function obdProgram(): Command {
     .description('Container images as block devices that work at once (overlaybd).')
     .showHelpAfterError('(see --help)')
     .configureHelp({ sortSubcommands: true });
+  addRegistryCommand(program);
   return program;
 }
 
