@@ -12,6 +12,7 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import {
+  access,
   copyFile,
   link,
   mkdir,
