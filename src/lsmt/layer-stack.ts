@@ -7,11 +7,19 @@
  * warp layer takes two numbers, itself and its target), as the reference numbers them.
  */
 
-import { checkRange, FormatError, SECTOR, type ReadableBlob, type ReadOptions } from '../blob/index.js';
+import {
+  checkRange,
+  FormatError,
+  SECTOR,
+  type Extent,
+  type ExtentMapped,
+  type ReadableBlob,
+  type ReadOptions,
+} from '../blob/index.js';
 import type { DataFile, Layer } from './layer.js';
 import { mergeSegments, shiftTags } from './merge-index.js';
 import type { Segments } from './segment.js';
-import { HOLE, SegmentIndex, SegmentList, ZEROED } from './segment-index.js';
+import { HOLE, SegmentIndex, SegmentList } from './segment-index.js';
 import { readSegments } from './segment-reader.js';
 
 /** Most layers of one stack: a layer's number has 8 bits on disk (formats.md 1.6). */
@@ -65,14 +73,8 @@ export interface LayerStackOptions {
   readonly virtualSize?: number;
 }
 
-/** A run of the disk that some layer holds data for. Bytes. */
-export interface AllocatedExtent {
-  readonly offset: number;
-  readonly length: number;
-}
-
 /** Read-only layers as one disk. Reads may overlap and start at any byte. */
-export class LayerStack implements ReadableBlob {
+export class LayerStack implements ReadableBlob, ExtentMapped {
   readonly name: string;
   readonly size: number;
   /** Bottom to top. */
@@ -122,12 +124,9 @@ export class LayerStack implements ReadableBlob {
     }
   }
 
-  /**
-   * The runs inside the disk that hold data, in order, neighbours joined; everything between them reads as zeroes.
-   * For exports that leave holes.
-   */
-  *allocatedExtents(): Generator<AllocatedExtent> {
-    yield* allocatedExtents(this.index, this.size);
+  *extents(offset: number, length: number): Generator<Extent> {
+    checkRange(this, offset, length);
+    yield* extentsOfIndex(this.index, offset, length);
   }
 
   close(): Promise<void> {
@@ -143,33 +142,32 @@ export class LayerStack implements ReadableBlob {
 /** Sectors looked up at once while walking an index. */
 const WALK_SECTORS = 1 << 16;
 
-/** The data runs of an index inside a disk of `size` bytes, neighbours joined. */
-export function* allocatedExtents(
+/** The runs of data and of zeroes that make up a range of bytes, maximal. Memory: one step of the walk. */
+export function* extentsOfIndex(
   index: { lookup(lba: number, sectorCount: number, out: SegmentList): void; readonly end: number },
-  size: number,
-): Generator<AllocatedExtent> {
+  offset: number,
+  length: number,
+): Generator<Extent> {
   const list = new SegmentList();
-  const end = Math.min(Math.ceil(size / SECTOR), index.end);
-  let start = -1;
-  let stop = 0;
-  for (let at = 0; at < end; at += WALK_SECTORS) {
-    index.lookup(at, Math.min(WALK_SECTORS, end - at), list);
+  const stop = offset + length;
+  const lastSector = Math.min(Math.ceil(stop / SECTOR), index.end);
+  let start = offset;
+  let data = false;
+  for (let at = Math.floor(offset / SECTOR); at < lastSector; at += WALK_SECTORS) {
+    index.lookup(at, Math.min(WALK_SECTORS, lastSector - at), list);
     for (let i = 0; i < list.length; i++) {
-      const tag = list.tag[i] ?? HOLE;
-      if (tag === HOLE || tag === ZEROED) continue;
-      const lba = list.lba[i] ?? 0;
-      if (start >= 0 && lba === stop) stop += list.sectors[i] ?? 0;
-      else {
-        if (start >= 0) yield extent(start, stop, size);
-        start = lba;
-        stop = lba + (list.sectors[i] ?? 0);
-      }
+      const isData = (list.tag[i] ?? HOLE) >= 0;
+      if (isData === data) continue;
+      const from = Math.max((list.lba[i] ?? 0) * SECTOR, offset);
+      if (from > start) yield { offset: start, length: from - start, data };
+      start = from;
+      data = isData;
     }
   }
-  if (start >= 0) yield extent(start, stop, size);
-}
-
-function extent(start: number, stop: number, size: number): AllocatedExtent {
-  const offset = start * SECTOR;
-  return { offset, length: Math.min(stop * SECTOR, size) - offset };
+  if (data) {
+    const end = Math.min(Math.max(lastSector * SECTOR, start), stop);
+    if (end > start) yield { offset: start, length: end - start, data };
+    start = end;
+  }
+  if (stop > start) yield { offset: start, length: stop - start, data: false };
 }

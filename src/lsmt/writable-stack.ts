@@ -10,15 +10,17 @@
  * along from below (docs/adr/0010-sparse-writable-layers.md).
  */
 
-import { checkRange, FormatError, SECTOR, type ReadOptions, type WritableBlob } from '../blob/index.js';
-import type { DataFile, Layer } from './layer.js';
 import {
-  allocatedExtents,
-  mergeLayers,
-  stackVirtualSize,
-  type AllocatedExtent,
-  type LayerStackOptions,
-} from './layer-stack.js';
+  checkRange,
+  FormatError,
+  SECTOR,
+  type Extent,
+  type ExtentMapped,
+  type ReadOptions,
+  type WritableBlob,
+} from '../blob/index.js';
+import type { DataFile, Layer } from './layer.js';
+import { extentsOfIndex, mergeLayers, stackVirtualSize, type LayerStackOptions } from './layer-stack.js';
 import { RangeLock } from './range-lock.js';
 import { HOLE, SegmentIndex, SegmentList } from './segment-index.js';
 import { readSegments } from './segment-reader.js';
@@ -30,7 +32,7 @@ const STEP = 1 << 20;
 const WALK = 32 << 20;
 
 /** Read-only layers with a writable one on top. Calls may overlap; overlapping ranges are kept in order. */
-export class WritableLayerStack implements WritableBlob {
+export class WritableLayerStack implements WritableBlob, ExtentMapped {
   readonly name: string;
   readonly size: number;
   /** Bottom to top, without the upper. */
@@ -216,10 +218,10 @@ export class WritableLayerStack implements WritableBlob {
     await this.#use(() => this.upper.flush());
   }
 
-  /** The runs that hold data, in order, neighbours joined. Only while nothing writes. */
-  *allocatedExtents(): Generator<AllocatedExtent> {
+  *extents(offset: number, length: number): Generator<Extent> {
+    checkRange(this, offset, length);
     const end = Math.max(this.upper.map.end, this.lowerIndex.end);
-    yield* allocatedExtents({ lookup: this.lookup.bind(this), end }, this.size);
+    yield* extentsOfIndex({ lookup: this.lookup.bind(this), end }, offset, length);
   }
 
   close(): Promise<void> {
