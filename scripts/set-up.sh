@@ -3,7 +3,7 @@
 #
 #   set_up PACKAGE:FILE...   what to build with, plus the PACKAGEs whose FILE is missing; Node.js; npm ci; the build
 #
-# Kept outside the checkout, below $cache: Node.js where the distribution's is too old, and the last build's output.
+# Kept outside the checkout, below $cache: Node.js where the machine has no good one, and the last build's output.
 # Deleting it is always safe.
 
 checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -67,38 +67,48 @@ install_packages() { # PACKAGE:FILE...
   }
 }
 
-# Node.js 20.19 or later: the machine's own, else the distribution's, else the one that npm's registry carries.
+# Node.js 20.19 or later with the headers that addons are compiled against: the machine's own, else the one that npm's
+# registry carries. The distribution's is only good to fetch that: often too old, its headers are a package apart, and its
+# npm links every addon with the distribution's own libnode.
 find_node() {
   [ ! -x "$cache/node/bin/node" ] || PATH=$cache/node/bin:$PATH
-  if ! node_is_new_enough && ! command -v node >/dev/null; then
-    install_packages nodejs:/usr/bin/node
-    hash -r
-  fi
-  command -v npm >/dev/null || install_packages npm:/usr/bin/npm
-  if ! node_is_new_enough; then
-    say 'fetching Node.js 22'
-    rm -rf "$cache/node" "$cache/node.new"
-    local machine
-    case $(uname -m) in
-      x86_64) machine=x64 ;;
-      aarch64) machine=arm64 ;;
-      *) fail "Node.js is $(node --version 2>/dev/null || echo missing), 20.19 or later is needed" ;;
-    esac
-    npm install --silent --no-save --prefix "$cache/node.new" "node-linux-$machine@22" >/dev/null
-    mv "$cache/node.new/node_modules/node-linux-$machine" "$cache/node"
-    rm -rf "$cache/node.new"
+  if ! node_is_good; then
+    fetch_node
     PATH=$cache/node/bin:$PATH
     hash -r
-    node_is_new_enough || fail "the fetched Node.js does not run here"
+    node_is_good || fail 'the fetched Node.js does not run here'
   fi
-  # Addons are compiled against the headers that came with this Node.js, where they did, and not against downloaded ones.
-  local prefix
-  prefix=$(dirname "$(dirname "$(readlink -f "$(command -v node)")")")
-  [ ! -f "$prefix/include/node/node_api.h" ] || export npm_config_nodedir=$prefix
+  export npm_config_nodedir
+  npm_config_nodedir=$(node_prefix)
 }
 
-node_is_new_enough() {
-  node -e 'const [a, b] = process.versions.node.split("."); process.exit(a > 20 || (a == 20 && b >= 19) ? 0 : 1)' 2>/dev/null
+node_is_good() {
+  command -v npm >/dev/null &&
+    node -e 'const [a, b] = process.versions.node.split("."); process.exit(a > 20 || (a == 20 && b >= 19) ? 0 : 1)' 2>/dev/null &&
+    [ -f "$(node_prefix)/include/node/node_api.h" ]
+}
+
+node_prefix() {
+  dirname "$(dirname "$(readlink -f "$(command -v node)")")"
+}
+
+fetch_node() {
+  local machine found
+  found=$(node --version 2>/dev/null || echo none)
+  case $(uname -m) in
+    x86_64) machine=x64 ;;
+    aarch64) machine=arm64 ;;
+    *) fail "Node.js 20.19 or later with its headers is needed; found: $found" ;;
+  esac
+  say "fetching Node.js 22 (found: $found)"
+  command -v npm >/dev/null || install_packages npm:/usr/bin/npm
+  rm -rf "$cache/node" "$cache/node.new"
+  npm install --silent --no-save --prefix "$cache/node.new" "node-linux-$machine@22" npm@11 >/dev/null
+  mv "$cache/node.new/node_modules/npm" "$cache/node.new/node_modules/node-linux-$machine/npm"
+  ln -s ../npm/bin/npm-cli.js "$cache/node.new/node_modules/node-linux-$machine/bin/npm"
+  ln -s ../npm/bin/npx-cli.js "$cache/node.new/node_modules/node-linux-$machine/bin/npx"
+  mv "$cache/node.new/node_modules/node-linux-$machine" "$cache/node"
+  rm -rf "$cache/node.new"
 }
 
 # node_modules is as package-lock.json says, if npm finished it after that file was written.
