@@ -9,17 +9,9 @@
 
 import { FormatError } from '../blob/index.js';
 import { MAX_MERGED_ENTRIES } from './format.js';
-import {
-  isZeroed,
-  MAX_TAGS,
-  segmentLength,
-  segmentMoffset,
-  segmentStart,
-  segmentTag,
-  SEGMENT_WORDS,
-  setSegment,
-  type Segments,
-} from './segment.js';
+import { MAX_TAGS, MOFFSET_HIGH, segmentTag, SEGMENT_WORDS, ZEROED_BIT, type Segments } from './segment.js';
+
+const TWO32 = 2 ** 32;
 
 const EMPTY: Segments = { words: new Uint32Array(0), count: 0 };
 
@@ -64,55 +56,71 @@ export function mergeTwo(upper: Segments, lower: Segments): Segments {
   const out = new Uint32Array(most * SEGMENT_WORDS);
   const uw = upper.words;
   const lw = lower.words;
+  const uEnd = upper.count * SEGMENT_WORDS;
+  const lEnd = lower.count * SEGMENT_WORDS;
+  // u, l, n count words. This is the loop that opens a stack: fields are read in place, once each.
   let n = 0;
   let l = 0;
-  // Sector up to which lower segment `l` has been dealt with.
-  let at = 0;
-  for (let u = 0; u < upper.count; u++) {
-    const start = segmentStart(uw, u);
-    while (l < lower.count) {
-      const from = segmentStart(lw, l);
-      if (from >= start) break;
-      const length = segmentLength(lw, l);
-      const visible = Math.max(from, at);
-      const stop = Math.min(from + length, start);
-      if (visible < stop) n = clip(lw, l, from, visible, stop, out, n);
-      if (from + length > start) break;
-      l++;
+  /** The lower segment `l`, and how far it has been dealt with. */
+  let from = wordStart(lw, 0);
+  let stop = from + ((lw[1] ?? 0) >>> 18);
+  for (let u = 0; u < uEnd; u += SEGMENT_WORDS) {
+    const u1 = uw[u + 1] ?? 0;
+    const start = (u1 & 0x3ffff) * TWO32 + (uw[u] ?? 0);
+    const end = start + (u1 >>> 18);
+    while (from < start) {
+      if (stop <= start) {
+        n = clip(lw, l, from, stop, out, n);
+        l += SEGMENT_WORDS;
+        from = l < lEnd ? wordStart(lw, l) : Infinity;
+        stop = from + ((lw[l + 1] ?? 0) >>> 18);
+      } else {
+        n = clip(lw, l, from, start, out, n);
+        from = start;
+      }
     }
-    copySegment(uw, u, out, n++);
-    at = start + segmentLength(uw, u);
+    out[n] = uw[u] ?? 0;
+    out[n + 1] = u1;
+    out[n + 2] = uw[u + 2] ?? 0;
+    out[n + 3] = uw[u + 3] ?? 0;
+    n += SEGMENT_WORDS;
+    // What this one hides.
+    while (from < end) {
+      if (stop > end) from = end;
+      else {
+        l += SEGMENT_WORDS;
+        from = l < lEnd ? wordStart(lw, l) : Infinity;
+        stop = from + ((lw[l + 1] ?? 0) >>> 18);
+      }
+    }
   }
-  for (; l < lower.count; l++) {
-    const from = segmentStart(lw, l);
-    const stop = from + segmentLength(lw, l);
-    const visible = Math.max(from, at);
-    if (visible < stop) n = clip(lw, l, from, visible, stop, out, n);
+  while (l < lEnd) {
+    n = clip(lw, l, from, stop, out, n);
+    l += SEGMENT_WORDS;
+    from = l < lEnd ? wordStart(lw, l) : Infinity;
+    stop = from + ((lw[l + 1] ?? 0) >>> 18);
   }
-  return { words: out, count: n };
+  return { words: out, count: n / SEGMENT_WORDS };
 }
 
-/** Appends [visible, stop) of lower segment `l`, which starts at `from`. */
-function clip(
-  lw: Uint32Array,
-  l: number,
-  from: number,
-  visible: number,
-  stop: number,
-  out: Uint32Array,
-  n: number,
-): number {
-  const zeroed = isZeroed(lw, l);
-  const moffset = segmentMoffset(lw, l) + (zeroed ? 0 : visible - from);
-  setSegment(out, n, visible, stop - visible, moffset, zeroed, segmentTag(lw, l));
-  return n + 1;
+/** First sector of the segment whose words begin at `at`. */
+function wordStart(words: Uint32Array, at: number): number {
+  return ((words[at + 1] ?? 0) & 0x3ffff) * TWO32 + (words[at] ?? 0);
 }
 
-function copySegment(from: Uint32Array, i: number, to: Uint32Array, n: number): void {
-  const a = i * SEGMENT_WORDS;
-  const b = n * SEGMENT_WORDS;
-  to[b] = from[a] ?? 0;
-  to[b + 1] = from[a + 1] ?? 0;
-  to[b + 2] = from[a + 2] ?? 0;
-  to[b + 3] = from[a + 3] ?? 0;
+/** Appends [from, stop) of the lower segment whose words begin at `l`; returns the new end of `out`. */
+function clip(lw: Uint32Array, l: number, from: number, stop: number, out: Uint32Array, n: number): number {
+  const cut = from - wordStart(lw, l);
+  const w3 = lw[l + 3] ?? 0;
+  out[n] = from; // ToUint32 keeps the low half
+  out[n + 1] = (from / TWO32) | 0 | ((stop - from) << 18);
+  if (cut === 0 || (w3 & ZEROED_BIT) !== 0) {
+    out[n + 2] = lw[l + 2] ?? 0;
+    out[n + 3] = w3;
+  } else {
+    const moffset = (w3 & MOFFSET_HIGH) * TWO32 + (lw[l + 2] ?? 0) + cut;
+    out[n + 2] = moffset;
+    out[n + 3] = (moffset / TWO32) | 0 | (w3 & ~MOFFSET_HIGH);
+  }
+  return n + SEGMENT_WORDS;
 }

@@ -33,8 +33,12 @@ export const PADDING_OFFSET = 2 ** 50 - 1;
 /** Most data files of one index. */
 export const MAX_TAGS = 2048;
 
+/** Bit of word 3 that says zeroed. */
+export const ZEROED_BIT = 1 << 23;
+/** Bits of word 3 that hold the high part of moffset, in memory. */
+export const MOFFSET_HIGH = 0xfff;
+
 const TWO32 = 2 ** 32;
-const ZEROED = 1 << 23;
 
 /** First sector covered. */
 export function segmentStart(words: Uint32Array, i: number): number {
@@ -62,7 +66,7 @@ export function segmentMoffset(words: Uint32Array, i: number): number {
 
 /** True if the segment reads as zeroes and hides what is below. */
 export function isZeroed(words: Uint32Array, i: number): boolean {
-  return ((words[i * SEGMENT_WORDS + 3] ?? 0) & ZEROED) !== 0;
+  return ((words[i * SEGMENT_WORDS + 3] ?? 0) & ZEROED_BIT) !== 0;
 }
 
 /** Which file holds the data. */
@@ -84,7 +88,7 @@ export function setSegment(
   words[at] = start; // ToUint32 keeps the low half
   words[at + 1] = (start / TWO32) | 0 | (length << 18);
   words[at + 2] = moffset;
-  words[at + 3] = (moffset / TWO32) | 0 | (tag << 12) | (zeroed ? ZEROED : 0);
+  words[at + 3] = (moffset / TWO32) | 0 | (tag << 12) | (zeroed ? ZEROED_BIT : 0);
 }
 
 /** Segments in order, `count` of them at the front of `words`. */
@@ -111,7 +115,7 @@ export function diskEntry(words: Uint32Array, i: number): DiskEntry {
     offset: segmentStart(words, i),
     length: segmentLength(words, i),
     moffset: (w3 & 0x7fffff) * TWO32 + (words[at + 2] ?? 0),
-    zeroed: (w3 & ZEROED) !== 0,
+    zeroed: (w3 & ZEROED_BIT) !== 0,
     tag: w3 >>> 24,
   };
 }
@@ -122,7 +126,7 @@ export function setDiskEntry(words: Uint32Array, i: number, entry: DiskEntry): v
   words[at] = entry.offset;
   words[at + 1] = (entry.offset / TWO32) | 0 | (entry.length << 18);
   words[at + 2] = entry.moffset;
-  words[at + 3] = (entry.moffset / TWO32) | 0 | (entry.zeroed ? ZEROED : 0) | (entry.tag << 24);
+  words[at + 3] = (entry.moffset / TWO32) | 0 | (entry.zeroed ? ZEROED_BIT : 0) | (entry.tag << 24);
 }
 
 /** True for a padding entry, which readers drop. */
