@@ -97,6 +97,17 @@ describe('vm run', { skip: noMachine }, () => {
   });
 
   test(
+    'boots under QEMU too, with two CPUs',
+    { skip: !existsSync('/usr/bin/qemu-system-x86_64') && 'needs the package qemu-system-x86' },
+    async () => {
+      const run = await runInMachine(['sh', '-ec', 'nproc; modprobe target_core_user; exit 9'], {
+        qemu: true,
+      });
+      assert.deepEqual([run.status, run.output], [9, '2\n'], run.messages);
+    },
+  );
+
+  test(
     "starts a container with Debian's containerd and runc",
     {
       skip:
