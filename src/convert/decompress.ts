@@ -36,14 +36,15 @@ function damaged(source: string, packing: LayerPacking, cause: unknown): Convert
 }
 
 /**
- * The plain bytes of a layer blob. Memory: a few buffers, whatever the ratio. Breaking off destroys `blob`.
+ * The plain bytes of a layer blob. Memory: a few buffers, whatever the ratio. The blob is read to its end, so that a
+ * check that it does there is done. Breaking off ends the blob's iteration.
  * @param source how errors name the blob.
  */
 export async function* unpackLayer(
-  blob: Readable,
+  blob: AsyncIterable<Uint8Array>,
   source: string,
 ): AsyncGenerator<Uint8Array, void, undefined> {
-  const chunks = blob[Symbol.asyncIterator]() as AsyncIterator<Uint8Array>;
+  const chunks = blob[Symbol.asyncIterator]();
   const first: Uint8Array[] = [];
   try {
     let length = 0;
@@ -58,8 +59,11 @@ export async function* unpackLayer(
     if (packing === 'gzip') yield* gunzip(packed, source);
     else if (packing === 'zstd') yield* unzstd(packed, source);
     else yield* packed;
+    // Whatever follows the last member is part of the blob's digest, which its stream checks at the end.
+    while ((await chunks.next()).done !== true);
   } finally {
-    blob.destroy();
+    // Not waited for: a read may be under way that its owner is about to end.
+    chunks.return?.().catch(() => undefined);
   }
 }
 

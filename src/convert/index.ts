@@ -1,3 +1,6 @@
-/** Turns OCI images into overlaybd images: layer tars into ext4, its changes into LSMT layers. */
+/** Turns OCI images into overlaybd images: layer tars into ext4, its changes into LSMT layers, those into a manifest. */
+export * from './chain.js';
+export * from './convert-image.js';
 export * from './decompress.js';
 export * from './oci-layer.js';
+export * from './write-layer.js';

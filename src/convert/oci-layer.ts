@@ -10,7 +10,7 @@
  * Directories that a path needs but no entry describes are made with mode 0755, owner 0:0 and time 0. Nothing is taken
  * from the clock or the host.
  */
-import { ConvertError } from '../blob/index.js';
+import { abortedError, ConvertError } from '../blob/index.js';
 import { Ext4Image, FileType, type FileTime, type InodeAttributes } from '../native/index.js';
 import { badTar, type TarEntry } from '../tar/index.js';
 
@@ -67,7 +67,7 @@ export async function applyLayer(
 ): Promise<LayerCounts> {
   const layer = new LayerApplier(image, options);
   for await (const entry of entries) {
-    options.signal?.throwIfAborted();
+    if (options.signal?.aborted === true) throw abortedError('apply a layer', options.signal);
     await layer.apply(entry);
   }
   return layer.counts;
@@ -272,7 +272,8 @@ class LayerApplier {
       const writing = image.writeFile(offset, data, more);
       if (writing !== undefined) await writing;
       this.counts.bytes += data.byteLength;
-      this.#options.signal?.throwIfAborted();
+      const { signal } = this.#options;
+      if (signal?.aborted === true) throw abortedError('apply a layer', signal);
     }
     image.endFile(entry.size);
   }

@@ -1,0 +1,22 @@
+/** Names of layers with all that is below them (image specification, "chain ID"). */
+import { createHash } from 'node:crypto';
+
+/** One chain ID per layer, bottom first. */
+export function chainIds(diffIds: readonly string[]): string[] {
+  const chain: string[] = [];
+  for (const diffId of diffIds) {
+    const below = chain.at(-1);
+    chain.push(
+      below === undefined
+        ? diffId
+        : `sha256:${createHash('sha256').update(`${below} ${diffId}`).digest('hex')}`,
+    );
+  }
+  return chain;
+}
+
+/** A layer's uuid as the reference makes it: the first 32 digits of the chain ID, upper case, 8-4-4-4-12. */
+export function layerUuid(chainId: string): string {
+  const hex = chainId.slice(chainId.indexOf(':') + 1, chainId.indexOf(':') + 33).toUpperCase();
+  return [0, 8, 12, 16, 20].map((at, i) => hex.slice(at, [8, 12, 16, 20, 32][i])).join('-');
+}
