@@ -1,4 +1,5 @@
 import { Command } from 'commander';
+import { addConvertCommand } from './convert.js';
 import { runCommand } from './program.js';
 import { addRegistryCommand } from './registry.js';
 
@@ -11,6 +12,7 @@ export function obdProgram(): Command {
     .description('Container images as block devices that work at once (overlaybd).')
     .showHelpAfterError('(see --help)')
     .configureHelp({ sortSubcommands: true });
+  addConvertCommand(program);
   addRegistryCommand(program);
   return program;
 }

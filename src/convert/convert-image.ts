@@ -23,6 +23,7 @@ import {
   type WantedPlatform,
 } from '../oci/index.js';
 import { readTar } from '../tar/index.js';
+import type { ZFileWriterOptions } from '../zfile/index.js';
 import { chainIds, layerUuid } from './chain.js';
 import { unpackLayer } from './decompress.js';
 import { applyLayer, type LayerCounts } from './oci-layer.js';
@@ -49,6 +50,8 @@ export interface ConvertOptions {
   readonly virtualSize?: number;
   /** Default: the source's. */
   readonly mediaTypes?: MediaFamily;
+  /** Compression of the layers; default LZ4 in blocks of 4 KiB. */
+  readonly zfile?: ZFileWriterOptions;
   /** Which image of an index; default: Linux on this machine's architecture. */
   readonly platform?: WantedPlatform;
   readonly signal?: AbortSignal;
@@ -284,6 +287,7 @@ class LayerConversion {
   async #write(image: Ext4Image, index: number): Promise<LayerFile> {
     return writeLayer(image, {
       workDir: this.#options.workDir,
+      ...(this.#options.zfile && { zfile: this.#options.zfile }),
       uuid: this.#uuids[index] ?? null,
       parentUuid: this.#uuids[index - 1] ?? null,
       signal: this.#signal,
