@@ -6,6 +6,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports)
     RegisterCodec(env, exports);
     RegisterIo(env, exports);
     RegisterMemory(env, exports);
+    RegisterTcmu(env, exports);
     RegisterFile(env, exports);
     RegisterFuse(env, exports);
     RegisterHost(env, exports);
