@@ -6,3 +6,4 @@ export type { DeviceHealth } from './command-server.js';
 export * from './io-workers.js';
 export * from './memory-front-end.js';
 export { Status } from './sense.js';
+export * from './tcmu/index.js';

@@ -1,5 +1,6 @@
 import { closeSync, writeSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { MessageChannel, Worker, type MessagePort } from 'node:worker_threads';
 import { DeviceError } from '../blob/index.js';
 import type { Logger } from '../log/index.js';
@@ -45,8 +46,13 @@ export interface ServedQueue {
   readonly health: DeviceHealth;
   /** Settles when the queue is gone: 0 after {@link remove}, else the errno that its other side ended with. */
   readonly gone: Promise<number>;
-  /** Takes no more commands, waits until those in flight are answered, and lets go of the queue. Idempotent. */
+  /**
+   * Takes no more commands, waits until those in flight are answered, and lets go of the queue. A read that is being
+   * repeated fails now. Idempotent.
+   */
   remove(): Promise<void>;
+  /** The same, but reads go on being repeated. False if something is still in flight after `deadlineMs`. */
+  drain(deadlineMs: number): Promise<boolean>;
 }
 
 class Queue implements ServedQueue {
@@ -83,6 +89,12 @@ class Queue implements ServedQueue {
     this.server.stop();
     this.#ask();
     await this.gone;
+  }
+
+  async drain(deadlineMs: number): Promise<boolean> {
+    this.#ask();
+    const late = sleep(deadlineMs, false, { ref: false });
+    return Promise.race([this.gone.then(() => true), late]);
   }
 }
 
@@ -133,7 +145,10 @@ class IoWorker {
         process.off('exit', this.stopNow);
         this.#port.close();
         closeSync(this.#wakeFd);
-        for (const queue of this.queues.values()) queue.settleGone(-Status.NO_DEVICE);
+        for (const queue of this.queues.values()) {
+          queue.server.stop();
+          queue.settleGone(-Status.NO_DEVICE);
+        }
         this.queues.clear();
         resolve();
       });

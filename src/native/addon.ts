@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url';
 import type { NativeExt4Image } from './ext4.js';
 import type { NativeIoLoop } from './io-loop.js';
 import type { NativeMemoryQueue } from './memory-queue.js';
+import type { NativeTcmuNetlink, ScsiDevice, ScsiResult } from './tcmu.js';
 import type { NativeInflater } from './inflate.js';
 import type { PackedBlocks } from './pack.js';
 
@@ -45,6 +46,21 @@ export interface Addon {
   ): Promise<readonly number[]>;
   unmount(target: string, lazy: boolean): Promise<readonly number[]>;
   raiseFileLimit(want: number): number;
+  // bind_tcmu.cc
+  tcmuOpen(
+    path: string,
+    mapSize: number,
+    size: number,
+    readOnly: boolean,
+    config: string,
+    serialPath: string,
+  ): number;
+  scsiDecode(device: ScsiDevice, cdb: Buffer, data: Buffer, capacity: number): ScsiResult;
+  readonly TcmuNetlink: new (
+    onEvent: (command: number, version: number, minor: number, deviceId: number, name: string) => void,
+  ) => NativeTcmuNetlink;
+  // bind_blocking.cc
+  blockingCall(call: number, path: string, argument: string, done: (result: number) => void): void;
   // bind_memory.cc
   readonly MemoryQueue: new (size: number, readOnly: boolean, notify: () => void) => NativeMemoryQueue;
   // bind_pack.cc

@@ -1,4 +1,5 @@
 /** The seam: the only room that loads the compiled addon. Thin, typed, memory-safe; policy lives elsewhere. */
+export * from './blocking.js';
 export * from './codec.js';
 export * from './ext4.js';
 export * from './file.js';
@@ -9,4 +10,5 @@ export * from './system-error.js';
 export * from './memory-queue.js';
 export * from './inflate.js';
 export * from './pack.js';
+export * from './tcmu.js';
 export { packageRoot } from './addon.js';

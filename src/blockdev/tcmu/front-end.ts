@@ -1,0 +1,216 @@
+/**
+ * TCMU: `/dev/sdX` through the kernel's SCSI target, kept alive by the kernel while no service runs.
+ *
+ * The kernel announces devices over netlink and waits for replies; anybody may make a device by writing to configfs,
+ * this class included (attach). Images open concurrently; each reply names its device. docs/data-path.md tells how the
+ * commands themselves flow.
+ *
+ * Start: hold netlink back, end the waits for a predecessor, announce, take over the rings that are there, let netlink
+ * go. Until it is let go, whoever enables a device gets EAGAIN and tries again.
+ */
+import { DeviceError } from '../../blob/index.js';
+import { TcmuCommand, TcmuNetlink, type TcmuEvent } from '../../native/index.js';
+import type { BlockDevice } from '../block-device.js';
+import type { AttachRequest, Attachment, FrontEnd } from '../front-end.js';
+import { assertUnused, createTcmuDevice, findLun, removeTcmuDevice } from './configfs.js';
+import { TcmuDevice, type TcmuContext } from './device.js';
+import { blockDevice, blockNetlink, listUioDevices, resetNetlink, resetRing } from './kernel.js';
+import { parseUioName, tcmuNames, type UioName } from './names.js';
+
+const OK = 0;
+/** What every failed open is reported as; the reason goes to log and result file. */
+const ENOENT = -2;
+const ENODEV = -19;
+const EOPNOTSUPP = -95;
+/** How long commands in flight may hold up the end of the service. */
+const LEAVE_DEADLINE_MS = 5000;
+
+/** A device of the kernel, made by us or by anybody. */
+export class TcmuAttachment implements Attachment {
+  readonly transport = 'tcmu';
+  readonly id: string;
+  readonly configPath: string;
+  readonly devicePath: string | undefined;
+  readonly device: BlockDevice;
+  readonly #detach: () => Promise<void>;
+  #detached: Promise<void> | undefined;
+
+  constructor(
+    device: TcmuDevice,
+    image: BlockDevice,
+    devicePath: string | undefined,
+    detach: () => Promise<void>,
+  ) {
+    this.id = device.id;
+    this.configPath = device.configPath;
+    this.device = image;
+    this.devicePath = devicePath;
+    this.#detach = detach;
+  }
+
+  detach(): Promise<void> {
+    this.#detached ??= this.#detach().catch((error: unknown) => {
+      this.#detached = undefined;
+      throw error;
+    });
+    return this.#detached;
+  }
+}
+
+/** The TCMU front end. Needs root and {@link tcmuAvailable}. */
+export class TcmuFrontEnd implements FrontEnd {
+  readonly transport = 'tcmu';
+  readonly #context: TcmuContext;
+  readonly #netlink: TcmuNetlink;
+  readonly #devices = new Map<number, TcmuDevice>(); // by minor
+  readonly #events = new Set<Promise<void>>();
+  #closed: Promise<void> | undefined;
+
+  constructor(context: TcmuContext) {
+    this.#context = context;
+    this.#netlink = new TcmuNetlink((event) => {
+      const work = this.#handle(event).finally(() => this.#events.delete(work));
+      this.#events.add(work);
+    });
+  }
+
+  async start(): Promise<void> {
+    const { logger } = this.#context;
+    const canBlock = await blockNetlink(true);
+    try {
+      if (canBlock) await resetNetlink();
+      this.#netlink.open();
+      const adopted = await this.#claimAll();
+      logger.info({ devices: adopted.length }, 'tcmu is ready');
+    } finally {
+      if (canBlock) await blockNetlink(false);
+    }
+  }
+
+  async attach(request: AttachRequest): Promise<Attachment> {
+    const { id, configPath, tenant, withDeviceId } = request;
+    const names = tcmuNames(id, configPath, tenant, withDeviceId);
+    await createTcmuDevice(names, configPath);
+    const found = this.#find(names.hba, names.device);
+    if (found === undefined) {
+      await removeTcmuDevice(names);
+      throw new DeviceError(
+        'OBD_DEVICE_KERNEL',
+        `Cannot attach "${configPath}": another process serves the device`,
+      );
+    }
+    return this.#attachment(found, found.device);
+  }
+
+  attachments(): readonly TcmuAttachment[] {
+    return [...this.#devices.values()].flatMap((d) =>
+      d.device === undefined ? [] : [this.#attachment(d, d.device)],
+    );
+  }
+
+  close(): Promise<void> {
+    this.#closed ??= (async () => {
+      this.#netlink.close();
+      await Promise.all(
+        [...this.#devices.values()].map(async (d) => {
+          const { hba, device } = d.name;
+          await blockDevice(hba, device, true);
+          await d.leave(LEAVE_DEADLINE_MS);
+          await blockDevice(hba, device, false);
+        }),
+      );
+      this.#devices.clear();
+    })();
+    return this.#closed;
+  }
+
+  #find(hba: number, device: string): (TcmuDevice & { device: BlockDevice }) | undefined {
+    for (const d of this.#devices.values())
+      if (d.name.hba === hba && d.name.device === device && d.device !== undefined)
+        return d as TcmuDevice & { device: BlockDevice }; // as just checked
+    return undefined;
+  }
+
+  #attachment(device: TcmuDevice, image: BlockDevice): TcmuAttachment {
+    const path = findLun(device.name.hba, device.name.device)?.devicePath;
+    return new TcmuAttachment(device, image, path, () => this.#detach(device));
+  }
+
+  async #detach(device: TcmuDevice): Promise<void> {
+    const { hba, device: backstore } = device.name;
+    const lun = findLun(hba, backstore);
+    if (lun?.devicePath !== undefined) await assertUnused(lun.devicePath);
+    await removeTcmuDevice({ hba, device: backstore, naa: lun?.naa });
+  }
+
+  /** Takes over every ring there is; the images behind them open while netlink is already free again. */
+  async #claimAll(): Promise<TcmuDevice[]> {
+    const { logger } = this.#context;
+    const claimed = await Promise.all(
+      (await listUioDevices()).map(async ({ minor, name }) => {
+        const parsed = parseUioName(name);
+        if (parsed?.configPath === undefined) return [];
+        const { hba, device } = parsed;
+        const d = new TcmuDevice(this.#context, parsed, parsed.configPath, minor);
+        this.#devices.set(minor, d);
+        try {
+          await blockDevice(hba, device, true);
+          await resetRing(hba, device);
+        } catch (error) {
+          logger.warn({ err: error, device }, 'cannot reset the ring of a device left behind');
+        }
+        await blockDevice(hba, device, false);
+        return [d];
+      }),
+    );
+    for (const d of claimed.flat()) void d.openInTheEnd();
+    return claimed.flat();
+  }
+
+  async #handle(event: TcmuEvent): Promise<void> {
+    const { logger } = this.#context;
+    let status = OK;
+    try {
+      const name = parseUioName(event.name);
+      logger.debug({ command: event.command, name: event.name, minor: event.minor }, 'netlink event');
+      if (event.command === TcmuCommand.ADDED) await this.#added(event, name);
+      else if (event.command === TcmuCommand.REMOVED) await this.#removed(event);
+      else status = this.#devices.has(event.minor) ? EOPNOTSUPP : ENODEV;
+    } catch (error) {
+      logger.error({ err: error, name: event.name }, 'cannot open the device');
+      status = event.command === TcmuCommand.REMOVED ? OK : ENOENT;
+    }
+    try {
+      this.#netlink.reply(event, status);
+    } catch (error) {
+      logger.error(
+        { err: error, name: event.name },
+        'cannot reply to the kernel, which waits until the next start',
+      );
+    }
+  }
+
+  async #added(event: TcmuEvent, name: UioName | undefined): Promise<void> {
+    if (name?.configPath === undefined)
+      throw new DeviceError(
+        'OBD_DEVICE_UNSUPPORTED',
+        `Device "${event.name}" is for another handler than overlaybd`,
+      );
+    const device = new TcmuDevice(this.#context, name, name.configPath, event.minor);
+    this.#devices.set(event.minor, device);
+    try {
+      await device.open();
+    } catch (error) {
+      this.#devices.delete(event.minor);
+      throw error;
+    }
+  }
+
+  async #removed(event: TcmuEvent): Promise<void> {
+    const device = this.#devices.get(event.minor);
+    if (device === undefined) return;
+    this.#devices.delete(event.minor);
+    await device.close();
+    this.#context.logger.info({ device: device.name.device }, 'the device is gone');
+  }
+}
