@@ -53,6 +53,7 @@ const MAX_WRITE = 4 << 20;
 /** A log-structured writable layer on two files. */
 export class AppendLayer implements WritableLayer {
   readonly name: string;
+  readonly readOnly: boolean;
   readonly map: SegmentMap;
   readonly file: DataFile;
   readonly files: readonly DataFile[];
@@ -74,9 +75,10 @@ export class AppendLayer implements WritableLayer {
     data: RwFile,
     index: RwFile,
     map: SegmentMap,
-    state: { info: LayerInfo; logEnd: number; recovery: Recovery | undefined },
+    state: { info: LayerInfo; logEnd: number; recovery: Recovery | undefined; readOnly: boolean },
   ) {
     this.name = data.name;
+    this.readOnly = state.readOnly;
     this.#data = data;
     this.#index = index;
     this.map = map;
@@ -109,6 +111,7 @@ export class AppendLayer implements WritableLayer {
         info,
         logEnd: HEADER_SIZE,
         recovery: undefined,
+        readOnly: false,
       });
     } catch (error) {
       await data.close();
@@ -152,7 +155,7 @@ export class AppendLayer implements WritableLayer {
           );
         if (mode === 'write') await cutLog(paths.index, index, recovery);
       }
-      return new AppendLayer(data, index, map, { info, logEnd: end, recovery });
+      return new AppendLayer(data, index, map, { info, logEnd: end, recovery, readOnly: mode === 'read' });
     } catch (error) {
       await data.close();
       await index?.close();
@@ -207,8 +210,10 @@ export class AppendLayer implements WritableLayer {
   }
 
   async adoptVirtualSize(size: number): Promise<void> {
-    await writeVirtualSize(this.#data, size);
-    await writeVirtualSize(this.#index, size);
+    if (!this.readOnly) {
+      await writeVirtualSize(this.#data, size);
+      await writeVirtualSize(this.#index, size);
+    }
     this.#info = { ...this.#info, virtualSize: size };
   }
 

@@ -25,6 +25,7 @@ export interface ScratchLayerOptions {
  */
 export class ScratchLayer implements WritableLayer {
   readonly name = 'scratch layer';
+  readonly readOnly = false;
   readonly map = new SegmentMap(true);
   readonly file: DataFile;
   readonly files: readonly DataFile[];

@@ -39,6 +39,7 @@ const EXTENTS_PER_TURN = 4096;
 /** A writable layer on one sparse file. */
 export class SparseLayer implements WritableLayer {
   readonly name: string;
+  readonly readOnly: boolean;
   readonly map: SegmentMap;
   readonly file: DataFile;
   readonly files: readonly DataFile[];
@@ -48,14 +49,19 @@ export class SparseLayer implements WritableLayer {
   #info: LayerInfo;
   #sealed = false;
 
-  private constructor(file: RwFile, map: SegmentMap, info: LayerInfo, unit: number) {
+  private constructor(
+    file: RwFile,
+    map: SegmentMap,
+    state: { info: LayerInfo; unit: number; readOnly: boolean },
+  ) {
     this.name = file.name;
+    this.readOnly = state.readOnly;
     this.#file = file;
     this.file = { blob: file, padsLastSector: false };
     this.files = [this.file];
     this.map = map;
-    this.#info = info;
-    this.unit = Math.max(unit, 4096);
+    this.#info = state.info;
+    this.unit = Math.max(state.unit, 4096);
     // Units are blocks of the file, in which the layer begins at byte 4096.
     this.unitOrigin = -(HEADER_SIZE % this.unit);
   }
@@ -73,7 +79,11 @@ export class SparseLayer implements WritableLayer {
       await file.truncate(HEADER_SIZE + info.virtualSize);
       await file.sync();
       await syncDirectoryOf(path);
-      return new SparseLayer(file, new SegmentMap(true), info, await file.blockSize());
+      return new SparseLayer(file, new SegmentMap(true), {
+        info,
+        unit: await file.blockSize(),
+        readOnly: false,
+      });
     } catch (error) {
       await file.close();
       await unlink(path);
@@ -112,7 +122,7 @@ export class SparseLayer implements WritableLayer {
         map.setData(first - HEADER_SECTORS, last - first, first);
         if (++walked % EXTENTS_PER_TURN === 0) await setImmediate();
       }
-      return new SparseLayer(file, map, info, await file.blockSize());
+      return new SparseLayer(file, map, { info, unit: await file.blockSize(), readOnly: mode === 'read' });
     } catch (error) {
       await file.close();
       throw error;
@@ -149,8 +159,10 @@ export class SparseLayer implements WritableLayer {
   }
 
   async adoptVirtualSize(size: number): Promise<void> {
-    await this.#file.truncate(HEADER_SIZE + size);
-    await writeVirtualSize(this.#file, size);
+    if (!this.readOnly) {
+      await this.#file.truncate(HEADER_SIZE + size);
+      await writeVirtualSize(this.#file, size);
+    }
     this.#info = { ...this.#info, virtualSize: size };
   }
 

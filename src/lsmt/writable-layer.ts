@@ -8,6 +8,8 @@ import type { SegmentMap } from './segment-map.js';
  */
 export interface WritableLayer extends CommitSource {
   readonly name: string;
+  /** True if it was opened for looking only: nothing on disk is changed. */
+  readonly readOnly: boolean;
   readonly info: LayerInfo;
   /** What this layer holds now. Not to be changed by others. */
   readonly map: SegmentMap;
@@ -29,7 +31,7 @@ export interface WritableLayer extends CommitSource {
   zero(offset: number, length: number, hidesData: boolean): Promise<void>;
   /** Settles once every call that settled before is durable. */
   flush(): Promise<void>;
-  /** States a virtual size where there was none, durably. */
+  /** States a virtual size where there was none, durably; in memory only if the layer is read-only. */
   adoptVirtualSize(size: number): Promise<void>;
   /** Does not flush. Idempotent; waits for calls in flight. */
   close(): Promise<void>;

@@ -91,7 +91,7 @@ export class WritableLayerStack implements WritableBlob, ExtentMapped {
    */
   async #bringFirstUnit(): Promise<void> {
     const end = Math.min(this.upper.unit + this.upper.unitOrigin, this.size);
-    if (this.upper.unitOrigin >= 0 || this.#holds(0, end)) return;
+    if (this.upper.readOnly || this.upper.unitOrigin >= 0 || this.#holds(0, end)) return;
     const bytes = new Uint8Array(end);
     await this.#read(0, bytes);
     await this.upper.store(0, bytes);

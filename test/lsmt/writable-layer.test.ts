@@ -113,6 +113,25 @@ test('An upper without a virtual size takes that of the layers below and keeps i
   await again.close();
 });
 
+test('A layer opened for reading adopts a size in memory and leaves its files as they are', async (t) => {
+  for (const sparse of [false, true]) {
+    const dir = tempDir(t);
+    const paths = { data: join(dir, 'data'), index: join(dir, 'index') };
+    const made = sparse
+      ? await SparseLayer.create(paths.data, { virtualSize: 0 })
+      : await AppendLayer.create(paths, { virtualSize: 0 });
+    await made.close();
+    const before = readFileSync(paths.data);
+    const { layers, content } = await lowers();
+    const stack = await WritableLayerStack.open(layers, await openWritableLayer(paths, { mode: 'read' }));
+    const out = new Uint8Array(SIZE);
+    await stack.read(0, out);
+    assert.ok(Buffer.from(out).equals(content));
+    await stack.close();
+    assert.ok(readFileSync(paths.data).equals(before));
+  }
+});
+
 test('Sealing in place and committing give layers that read as the writable one did', async (t) => {
   for (const sparse of [false, true]) {
     const dir = tempDir(t);
