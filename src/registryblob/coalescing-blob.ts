@@ -82,27 +82,16 @@ export class UnitCoalescer {
    * Rejects with OBD_ABORTED when the signal fires, whatever becomes of the fetch.
    */
   async load(number: number, signal?: AbortSignal): Promise<Uint8Array> {
-    if (signal?.aborted === true) throw this.#aborted(signal);
-    const unit = this.#join(number);
-    let stop: (() => void) | undefined;
-    try {
-      if (signal === undefined) return await unit.bytes;
-      const aborted = new Promise<never>((_, reject) => {
-        stop = () => {
-          reject(this.#aborted(signal));
-        };
-        signal.addEventListener('abort', stop, { once: true });
-      });
-      return await Promise.race([unit.bytes, aborted]);
-    } finally {
-      if (stop !== undefined) signal?.removeEventListener('abort', stop);
-      this.#leave(unit);
-    }
+    return this.#abortable(signal, (aborted) => this.#load(number, aborted));
   }
 
   /** Fills `into` from `offset`, unit by unit, with a bounded number of them asked for ahead. The caller has checked the range. */
   async read(offset: number, into: Uint8Array, signal?: AbortSignal): Promise<void> {
     if (into.byteLength === 0) return;
+    await this.#abortable(signal, (aborted) => this.#read(offset, into, aborted));
+  }
+
+  async #read(offset: number, into: Uint8Array, aborted: Promise<never> | undefined): Promise<void> {
     const first = Math.floor(offset / this.unitSize);
     const last = Math.floor((offset + into.byteLength - 1) / this.unitSize);
     const window = this.#unitsPerFetch * this.#maxFetches;
@@ -110,7 +99,7 @@ export class UnitCoalescer {
       const copies: Promise<void>[] = [];
       for (let number = start; number <= Math.min(last, start + window - 1); number++) {
         copies.push(
-          this.load(number, signal).then((bytes) => {
+          this.#load(number, aborted).then((bytes) => {
             const unitOffset = number * this.unitSize;
             const from = Math.max(offset, unitOffset);
             const to = Math.min(offset + into.byteLength, unitOffset + bytes.byteLength);
@@ -120,6 +109,39 @@ export class UnitCoalescer {
       }
       // All of them settle before the first error is thrown: afterwards nobody writes into the caller's buffer.
       for (const copy of await Promise.allSettled(copies)) if (copy.status === 'rejected') throw copy.reason;
+    }
+  }
+
+  async #load(number: number, aborted: Promise<never> | undefined): Promise<Uint8Array> {
+    const unit = this.#join(number);
+    try {
+      return await (aborted === undefined ? unit.bytes : Promise.race([unit.bytes, aborted]));
+    } finally {
+      this.#leave(unit);
+    }
+  }
+
+  /** Runs `work` with a promise that rejects when the signal fires: one listener, however many units. */
+  async #abortable<T>(
+    signal: AbortSignal | undefined,
+    work: (aborted: Promise<never> | undefined) => Promise<T>,
+  ): Promise<T> {
+    if (signal === undefined) return work(undefined);
+    if (signal.aborted) throw this.#aborted(signal);
+    let stop: (() => void) | undefined;
+    const aborted = new Promise<never>((_, reject) => {
+      stop = () => {
+        reject(this.#aborted(signal));
+      };
+      signal.addEventListener('abort', stop, { once: true });
+    });
+    aborted.catch(() => {
+      // It may fire when all units have arrived.
+    });
+    try {
+      return await work(aborted);
+    } finally {
+      if (stop !== undefined) signal.removeEventListener('abort', stop);
     }
   }
 

@@ -124,20 +124,27 @@ export async function askHelper(
   if (!/^[A-Za-z0-9._-]+$/.test(name)) throw fail('its name has characters that no helper has');
   const { status, output } = await new Promise<{ status: number | null; output: string }>(
     (resolve, reject) => {
-      const child = spawn(program, ['get'], {
-        env,
-        stdio: ['pipe', 'pipe', 'ignore'],
-        timeout: HELPER_TIMEOUT_MS,
-        killSignal: 'SIGKILL',
-      });
+      // A group of its own: helpers are often shell scripts, and what they started must end with them.
+      const child = spawn(program, ['get'], { env, stdio: ['pipe', 'pipe', 'ignore'], detached: true });
       const chunks: Buffer[] = [];
       let size = 0;
+      const giveUp = (why: string, cause?: unknown): void => {
+        clearTimeout(timer);
+        child.stdout.destroy();
+        try {
+          if (child.pid !== undefined) process.kill(-child.pid, 'SIGKILL');
+        } catch {
+          // Gone already.
+        }
+        reject(fail(why, cause));
+      };
+      const timer = setTimeout(() => {
+        giveUp(`no answer within ${HELPER_TIMEOUT_MS} ms`);
+      }, HELPER_TIMEOUT_MS);
       child.on('error', (error) => {
-        reject(
-          fail(
-            isSystemError(error) && error.code === 'ENOENT' ? 'no such program in PATH' : error.message,
-            error,
-          ),
+        giveUp(
+          isSystemError(error) && error.code === 'ENOENT' ? 'no such program in PATH' : error.message,
+          error,
         );
       });
       child.stdin.on('error', () => {
@@ -147,11 +154,11 @@ export async function askHelper(
       child.stdout.on('data', (chunk: Buffer) => {
         size += chunk.byteLength;
         if (size <= HELPER_MAX_OUTPUT) chunks.push(chunk);
-        else child.kill('SIGKILL');
+        else giveUp(`it printed more than ${HELPER_MAX_OUTPUT} bytes`);
       });
       child.on('close', (code, signal) => {
-        if (size > HELPER_MAX_OUTPUT) reject(fail(`it printed more than ${HELPER_MAX_OUTPUT} bytes`));
-        else if (signal !== null) reject(fail(`ended by ${signal}, limit ${HELPER_TIMEOUT_MS} ms`));
+        clearTimeout(timer);
+        if (signal !== null) reject(fail(`ended by ${signal}`));
         else resolve({ status: code, output: Buffer.concat(chunks).toString('utf8') });
       });
     },
