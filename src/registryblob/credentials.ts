@@ -6,7 +6,7 @@
  * without scheme, and the **first matching key in file order** wins, not the longest.
  */
 import { readFile } from 'node:fs/promises';
-import { RegistryError } from '../blob/index.js';
+import { ioError, isSystemError, RegistryError } from '../blob/index.js';
 import type { Logger } from '../log/index.js';
 
 /** What to present. With `identityToken` set, user name and password are not used. */
@@ -136,12 +136,23 @@ export function parseCredentialsJson(bytes: Buffer, source: string): unknown {
 /** `cred.json`, read anew each time. */
 export class FileCredentials implements CredentialSource {
   readonly #path: string;
-  constructor(path: string) {
+  readonly #optional: boolean;
+
+  /** @param options.optional a missing file means no credentials, as does one that nobody has named. */
+  constructor(path: string, options: { readonly optional?: boolean } = {}) {
     this.#path = path;
+    this.#optional = options.optional ?? false;
   }
 
   async find(target: CredentialTarget): Promise<Credential | undefined> {
-    return findInAuths(parseCredentialsJson(await readFile(this.#path), this.#path), target, this.#path);
+    let bytes: Buffer;
+    try {
+      bytes = await readFile(this.#path);
+    } catch (error) {
+      if (this.#optional && isSystemError(error) && error.code === 'ENOENT') return undefined;
+      throw ioError(error, `read credentials "${this.#path}"`, this.#path);
+    }
+    return findInAuths(parseCredentialsJson(bytes, this.#path), target, this.#path);
   }
 }
 

@@ -143,13 +143,13 @@ function tlsHint(code: string, message: string): string {
       `${code} ${message}`,
     )
   )
-    return 'The server does not speak TLS; if that is intended, name the host as insecure (--plain-http)';
+    return 'The server does not speak TLS; if that is intended, name the host as insecure (--plain-http, or registryConfig.plainHttpHosts)';
   if (code === 'ERR_TLS_CERT_ALTNAME_INVALID') return 'The certificate is for another host name';
   if (code === 'CERT_HAS_EXPIRED' || code === 'CERT_NOT_YET_VALID')
     return 'Check the certificate and the clock of this machine';
   if (/CERTIFICATE_REQUIRED|BAD_CERTIFICATE|HANDSHAKE_FAILURE/.test(code))
     return 'The server wants a client certificate (certConfig)';
-  return 'Give the authority that signed the certificate (--ca), or put it into the system store';
+  return 'Give the authority that signed the certificate (--tls-ca), or put it into the system store';
 }
 
 /**

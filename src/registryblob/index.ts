@@ -1,6 +1,7 @@
 /** Blobs in registries: names, credentials, the HTTP client, ranged reads and their coalescing. Knows no format. */
 export * from './client.js';
 export * from './coalescing-blob.js';
+export * from './config.js';
 export * from './credential-service.js';
 export * from './credentials.js';
 export * from './docker-config.js';

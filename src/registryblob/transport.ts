@@ -140,7 +140,7 @@ export class Transport {
       `Cannot use "${redactUrl(url.href)}": plain HTTP is refused for host "${url.host}"`,
       {
         source: redactUrl(url.href),
-        hint: `If nobody between here and ${url.host} can do harm, name it as insecure (--plain-http ${url.host})`,
+        hint: `If nobody between here and ${url.host} can do harm, name it as insecure (--plain-http, or registryConfig.plainHttpHosts)`,
       },
     );
   }
