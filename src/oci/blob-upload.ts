@@ -153,7 +153,7 @@ async function sendWhole(client: RegistryClient, upload: Upload, location: strin
 }
 
 async function sendChunks(client: RegistryClient, upload: Upload, first: string): Promise<void> {
-  const { size, digest } = upload.descriptor;
+  const { size } = upload.descriptor;
   let location = first;
   let at = 0;
   for (let failures = 0; at < size;) {
@@ -193,15 +193,34 @@ async function sendChunks(client: RegistryClient, upload: Upload, first: string)
     }
     if (at > start) upload.onProgress?.(at - start);
   }
-  const response = await client.send(
-    request(upload, {
-      method: 'PUT',
-      url: finishUrl(location, digest),
-      headers: { 'content-length': '0' },
-      timeoutMs: ANSWER_MS,
-    }),
-  );
-  await expect(client, response, [201, 204]);
+  await finish(client, upload, location);
+}
+
+/** Ends a chunked upload. If the answer got lost, the blob may be there all the same. */
+async function finish(client: RegistryClient, upload: Upload, location: string): Promise<void> {
+  const { digest } = upload.descriptor;
+  const headers = { 'content-length': '0' };
+  for (let attempt = 1; ; attempt++) {
+    try {
+      const url = finishUrl(location, digest);
+      await expect(
+        client,
+        await client.send(request(upload, { method: 'PUT', url, headers, timeoutMs: ANSWER_MS })),
+        [201, 204],
+      );
+      return;
+    } catch (error) {
+      if (!isRetryable(error) || upload.signal?.aborted === true || attempt >= client.retry.attempts)
+        throw error;
+      await pause(client.retry.baseMs * 2 ** attempt, 'push blob', upload.signal);
+      const blob = await client.request(
+        request(upload, { method: 'HEAD', url: `${upload.base}/blobs/${digest}` }),
+        [200, 404],
+      );
+      await discardBody(blob);
+      if (blob.status === 200) return;
+    }
+  }
 }
 
 async function expect(

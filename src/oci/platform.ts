@@ -26,7 +26,7 @@ export function hostPlatform(): WantedPlatform {
 /** Parses `os/arch[/variant]` or `arch`. @throws ConfigError */
 export function parsePlatform(text: string): WantedPlatform {
   const parts = text.toLowerCase().split('/');
-  if (parts.length > 3 || parts.some((part) => !/^[a-z0-9._-]+$/.test(part)))
+  if (parts.length > 3 || parts.some((part) => !/^[a-z0-9][a-z0-9._-]*$/.test(part)))
     throw new ConfigError('OBD_CONFIG_VALUE', `Cannot parse platform "${text}": expected os/arch[/variant]`, {
       hint: 'For example linux/amd64 or linux/arm64/v8',
     });

@@ -23,8 +23,12 @@ import type { HttpResponse } from './transport.js';
 const MAX_RANGE = 8 * 1024 * 1024;
 /** Most bytes read and dropped to reach the offset, from a server that ignores ranges. */
 const MAX_SKIP = 32 * 1024 * 1024;
-/** A try that delivered this much was progress. */
+/** A try that delivered this much, or a quarter of what it was to deliver, was progress. */
 const PROGRESS = 64 * 1024;
+
+function progressed(gained: number, asked: number): boolean {
+  return gained > 0 && gained >= Math.min(PROGRESS, asked / 4);
+}
 
 /** Reads may overlap; each is one request (or more, above 8 MiB), and memory is the caller's buffer only. */
 export class RegistryBlob implements ReadableBlob {
@@ -97,7 +101,7 @@ export class RegistryBlob implements ReadableBlob {
         failure = error;
       }
       if (failure === undefined) continue;
-      if (at - from >= PROGRESS) tries = 1;
+      if (progressed(at - from, this.size - from)) tries = 1;
       await this.#again(++tries, at, failure, options.signal);
     }
   }
@@ -119,7 +123,7 @@ export class RegistryBlob implements ReadableBlob {
           done += chunk.byteLength;
         }
       } catch (error) {
-        if (done - before >= PROGRESS) tries = 1;
+        if (progressed(done - before, into.byteLength - before)) tries = 1;
         await this.#again(++tries, offset + done, error, signal);
       }
     }
