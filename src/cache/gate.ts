@@ -5,6 +5,11 @@ export class Gate {
   /** The last of those who are or will be alone. */
   #alone: Promise<void> | undefined;
 
+  /** True while somebody is alone, or waits to be. */
+  get closed(): boolean {
+    return this.#alone !== undefined;
+  }
+
   /** Runs `work` beside others of its kind. */
   async pass<T>(work: () => Promise<T>): Promise<T> {
     while (this.#alone) await this.#alone;

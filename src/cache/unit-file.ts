@@ -158,17 +158,21 @@ export class UnitFile {
     });
   }
 
-  /** Looks which units of [first, first + count) other processes have filled meanwhile. */
+  /**
+   * Looks which units of [first, first + count) other processes have filled meanwhile. Not while units are being taken
+   * away here: the sidecar may still say what memory no longer does.
+   */
   async notice(first: number, count: number, now: number): Promise<void> {
-    const drops = this.#drops;
-    const bytes = Buffer.alloc(count);
-    await this.#sidecar.read(first, bytes);
-    if (drops !== this.#drops) return;
-    for (let i = 0; i < count; i++)
-      if (bytes[i] === 1 && this.presence[first + i] === 0) {
-        this.#lastUse[first + i] = now;
-        this.#mark(first + i);
-      }
+    if (this.#gate.closed) return;
+    await this.#gate.pass(async () => {
+      const bytes = Buffer.alloc(count);
+      await this.#sidecar.read(first, bytes);
+      for (let i = 0; i < count; i++)
+        if (bytes[i] === 1 && this.presence[first + i] === 0) {
+          this.#lastUse[first + i] = now;
+          this.#mark(first + i);
+        }
+    });
   }
 
   /**
