@@ -112,7 +112,7 @@ export class CachedBlob implements ReadableBlob, LocallyStored, RefetchableBlob 
   close(): Promise<void> {
     this.#closed ??= (async () => {
       if (this.#inFlight > 0) await new Promise<void>((resolve) => (this.#idle = resolve));
-      await this.#shared.idle();
+      // Others may still be waiting for what was asked of this source; it ends those reads when it closes.
       try {
         await this.#release();
       } finally {

@@ -345,7 +345,7 @@ export class SharedBlob {
     await this.#fetcher.settled();
   }
 
-  /** Settles once no read and no fetch is under way. */
+  /** Settles once no read and no fetch is under way. One call at a time. */
   async idle(): Promise<void> {
     while (this.#reading > 0) await new Promise<void>((resolve) => (this.#idle = resolve));
     await this.#fetcher.idle();

@@ -214,3 +214,16 @@ test('CachedBlob refuses a source of another size', async (t) => {
   });
   await blob.close();
 });
+
+test('CachedBlob.close() does not wait for other readers of the blob, nor disturb them', async (t) => {
+  const cache = await openCache(t, tempDir(t));
+  const [slow, other] = [makeSource(64 * UNIT), makeSource(64 * UNIT)];
+  slow.source.delayMs = 40;
+  const [one, two, three] = [await slow.open(cache), await other.open(cache), await other.open(cache)];
+  const reads = [0, 9, 18].map((unit) => readRange(one, unit * UNIT, UNIT));
+  const began = performance.now();
+  await Promise.all([two.close(), three.close()]);
+  assert.ok(performance.now() - began < 30);
+  await Promise.all(reads);
+  await one.close();
+});
