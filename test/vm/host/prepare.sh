@@ -18,6 +18,7 @@ prepare_machine() { # uml|qemu
       qemu-system-x86:/usr/bin/qemu-system-x86_64
   fi
   if [ ! -d "$machine" ]; then
+    [ "$suite" != "$running" ] || need_package "$([ "$kind" = uml ] && echo user-mode-linux || echo linux-image-amd64)"
     (
       flock 9
       [ ! -d "$machine" ] || exit 0 # another process was faster
@@ -46,6 +47,12 @@ install_packages() { # PACKAGE:FILE...
     refresh_package_lists "${missing[0]}"
     apt-get install -y -qq --no-install-recommends -o Dpkg::Use-Pty=0 "${missing[@]}" >/dev/null
   ) 9>"$cache/apt.lock" || fail "cannot install ${missing[*]}"
+}
+
+# Ends with status 3 where the distribution has no such package.
+need_package() { # PACKAGE
+  (flock 9 && refresh_package_lists "$1") 9>"$cache/apt.lock"
+  apt-cache show --quiet=2 "$1" >/dev/null 2>&1 || { echo "vm: this distribution has no package $1" >&2 && exit 3; }
 }
 
 # A bare machine has no package lists at all.
