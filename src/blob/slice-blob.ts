@@ -6,26 +6,27 @@ import { checkRange, type ReadableBlob, type ReadOptions } from './readable-blob
 export class SliceBlob implements ReadableBlob, LocallyStored, ForwardsRefetch {
   readonly name: string;
   readonly size: number;
+  /** Offset of this window in the other blob. */
+  readonly start: number;
   readonly #inner: ReadableBlob;
-  readonly #start: number;
 
   /** @throws RangeError if [start, start + size) leaves `inner`. */
   constructor(inner: ReadableBlob, start: number, size: number) {
     checkRange(inner, start, size);
     this.#inner = inner;
-    this.#start = start;
+    this.start = start;
     this.name = inner.name;
     this.size = size;
   }
 
   async read(offset: number, into: Uint8Array, options?: ReadOptions): Promise<void> {
     checkRange(this, offset, into.byteLength);
-    await this.#inner.read(this.#start + offset, into, options);
+    await this.#inner.read(this.start + offset, into, options);
   }
 
   localFile(): LocalFile | undefined {
     const file = localFileOf(this.#inner);
-    return file && sliceLocalFile(file, this.#start, this.size);
+    return file && sliceLocalFile(file, this.start, this.size);
   }
 
   refetchable(): RefetchableBlob | undefined {
@@ -34,7 +35,7 @@ export class SliceBlob implements ReadableBlob, LocallyStored, ForwardsRefetch {
       inner && {
         refetch: async (offset, length, options) => {
           checkRange(this, offset, length);
-          await inner.refetch(this.#start + offset, length, options);
+          await inner.refetch(this.start + offset, length, options);
         },
       }
     );

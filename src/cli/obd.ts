@@ -1,7 +1,9 @@
 import { Command } from 'commander';
 import { addConvertCommand } from './convert.js';
+import { addInspectCommand } from './inspect.js';
 import { runCommand } from './program.js';
 import { addRegistryCommand } from './registry.js';
+import { addVerifyCommand } from './verify.js';
 
 /**
  * The one program. Each command is a file beside this one that exports a function taking the program and adding
@@ -13,7 +15,9 @@ export function obdProgram(): Command {
     .showHelpAfterError('(see --help)')
     .configureHelp({ sortSubcommands: true });
   addConvertCommand(program);
+  addInspectCommand(program);
   addRegistryCommand(program);
+  addVerifyCommand(program);
   return program;
 }
 
