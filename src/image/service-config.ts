@@ -1,0 +1,171 @@
+/**
+ * overlaybd.json, the service's configuration (docs/configuration.md). Keys are spelt as overlaybd spells them, defaults
+ * are overlaybd's, each with its reason or origin there. What this program cannot do is said in a warning.
+ */
+import { z } from 'zod';
+import { ConfigError } from '../blob/index.js';
+import type { Logger } from '../log/index.js';
+import { checkJson, loadJson, parseJson, size, u32 } from './json-schema.js';
+
+const text = (value: string): z.ZodDefault<z.ZodString> => z.string().default(value);
+const number = (value: number): z.ZodDefault<z.ZodNumber> => u32().default(value);
+const flag = (value: boolean): z.ZodDefault<z.ZodBoolean> => z.boolean().default(value);
+
+/** The `download` block: in overlaybd.json, and per image in config.v1.json. */
+export const downloadSchema = z.object({
+  enable: flag(false),
+  /** Seconds after the device is opened: first the container starts, then the rest is fetched. */
+  delay: number(300),
+  /** Up to that many seconds more, by chance, so that a fleet does not start at once. */
+  delayExtra: number(30),
+  /** Per device. */
+  maxMBps: number(100),
+  /** Attempts per layer. */
+  tryCnt: number(5),
+  blockSize: number(262144),
+});
+
+const schema = z.object({
+  registryCacheDir: text('/opt/overlaybd/registry_cache'),
+  registryCacheSizeGB: number(4),
+  cacheType: text('file'),
+  cacheConfig: z
+    .object({
+      cacheType: text(''),
+      cacheDir: text('/opt/overlaybd/registry_cache'),
+      cacheSizeGB: number(4),
+      refillSize: number(262144),
+      blockSize: number(65536),
+    })
+    .prefault({}),
+  gzipCacheConfig: z
+    .object({
+      enable: flag(false),
+      cacheDir: text('/opt/overlaybd/gzip_cache'),
+      cacheSizeGB: number(4),
+      refillSize: number(1048576),
+    })
+    .prefault({}),
+  credentialFilePath: text('/opt/overlaybd/cred.json'),
+  credentialConfig: z
+    .object({
+      mode: z.enum(['', 'file', 'http', 'https', 'uds']).default(''),
+      path: text(''),
+      /** Seconds. */
+      timeout: number(1),
+      client_cert_path: text(''),
+      client_key_path: text(''),
+      server_ca_path: text(''),
+    })
+    .prefault({}),
+  ioEngine: u32().max(2).default(0),
+  logLevel: number(1),
+  logPath: text('/var/log/overlaybd.log'),
+  logConfig: z
+    .object({
+      logLevel: number(1),
+      logPath: text(''),
+      logSizeMB: number(10),
+      logRotateNum: number(3),
+    })
+    .prefault({}),
+  enableAudit: flag(true),
+  auditPath: text('/var/log/overlaybd-audit.log'),
+  enableThread: flag(false),
+  download: downloadSchema.prefault({}),
+  p2pConfig: z
+    .object({ enable: flag(false), address: text('http://localhost:9731/accelerator') })
+    .prefault({}),
+  exporterConfig: z
+    .object({
+      enable: flag(false),
+      uriPrefix: text('/metrics'),
+      port: u32().max(65535).default(9863),
+      updateInterval: size().default(60000000),
+    })
+    .prefault({}),
+  registryFsVersion: text('v2'),
+  prefetchConfig: z.object({ concurrency: number(16) }).prefault({}),
+  certConfig: z.object({ certFile: text(''), keyFile: text('') }).prefault({}),
+  userAgent: text(''),
+  serviceConfig: z.object({ enable: flag(false), address: text('http://127.0.0.1:9862') }).prefault({}),
+  // Ours.
+  /** How a device gets to the kernel; `auto` takes TCMU where there is one, else FUSE with a loop device. */
+  transport: z.enum(['auto', 'tcmu', 'fuse', 'nbd']).default('auto'),
+  /** Where the service listens for `obd` and the snapshotter. */
+  apiSocket: text('/run/overlaybd/overlaybd.sock'),
+});
+
+/**
+ * overlaybd.json with every default filled in. The blocks `cacheConfig`, `credentialConfig` and `logConfig` are the ones
+ * that count: where a file uses the older single keys instead, their values stand in the blocks.
+ */
+export type ServiceConfig = z.output<typeof schema>;
+
+/** How images are fetched in the background. */
+export type DownloadConfig = z.output<typeof downloadSchema>;
+
+/** Where overlaybd.json is when nothing else is said. */
+export const DEFAULT_SERVICE_CONFIG_PATH = '/etc/overlaybd/overlaybd.json';
+
+/** Keys whose non-default values this program does not honour, and what it does instead. */
+const UNSUPPORTED: readonly [key: string, differs: (config: ServiceConfig) => boolean, instead: string][] = [
+  ['ioEngine', (c) => c.ioEngine !== 0, 'local files are read by a native executor of its own'],
+  ['enableThread', (c) => c.enableThread, 'devices are always served by worker threads'],
+  ['registryFsVersion', (c) => c.registryFsVersion !== 'v2', 'the registry is read as with "v2"'],
+  ['cacheConfig.cacheType', (c) => c.cacheConfig.cacheType === 'ocf', 'the "file" cache is used'],
+  ['serviceConfig.enable', (c) => c.serviceConfig.enable, 'live snapshots are not served'],
+];
+
+/** Reads overlaybd.json. @throws IoError, ConfigError */
+export async function loadServiceConfig(path: string, log: Logger): Promise<ServiceConfig> {
+  return resolveLegacy(await loadJson(schema, path, log), path, log);
+}
+
+/** Parses the text of an overlaybd.json; `source` names it in errors. @throws ConfigError */
+export function parseServiceConfig(json: string, source: string, log: Logger): ServiceConfig {
+  return resolveLegacy(parseJson(schema, json, source, log), source, log);
+}
+
+/** All defaults. */
+export function defaultServiceConfig(log: Logger): ServiceConfig {
+  return resolveLegacy(checkJson(schema, {}, 'defaults', log), 'defaults', log);
+}
+
+function resolveLegacy(config: ServiceConfig, source: string, log: Logger): ServiceConfig {
+  const { cacheConfig, credentialConfig, logConfig } = config;
+  const resolved: ServiceConfig = {
+    ...config,
+    cacheConfig:
+      cacheConfig.cacheType === ''
+        ? {
+            ...cacheConfig,
+            cacheType: config.cacheType,
+            cacheDir: config.registryCacheDir,
+            cacheSizeGB: config.registryCacheSizeGB,
+          }
+        : cacheConfig,
+    credentialConfig:
+      credentialConfig.mode === ''
+        ? { ...credentialConfig, mode: 'file', path: config.credentialFilePath }
+        : credentialConfig,
+    logConfig:
+      logConfig.logPath === ''
+        ? { ...logConfig, logLevel: config.logLevel, logPath: config.logPath }
+        : logConfig,
+  };
+  const { refillSize } = resolved.cacheConfig;
+  for (const [key, value] of [
+    ['cacheConfig.refillSize', refillSize],
+    ['gzipCacheConfig.refillSize', resolved.gzipCacheConfig.refillSize],
+  ] as const)
+    if (value < 4096 || 2 ** Math.round(Math.log2(value)) !== value)
+      throw new ConfigError(
+        'OBD_CONFIG_VALUE',
+        `Cannot use configuration "${source}": "${key}" is ${value}, expected a power of two of at least 4096`,
+        { source, expected: 'a power of two', actual: value },
+      );
+  for (const [key, differs, instead] of UNSUPPORTED)
+    if (differs(resolved)) log.warn({ source, key, instead }, 'Configuration key is not supported');
+  return resolved;
+}
