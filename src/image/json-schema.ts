@@ -96,7 +96,7 @@ function valueError(issue: z.core.$ZodIssue | undefined, json: unknown, source: 
     .join('')
     .replace(/^\./, '');
   const expected = describeIssue(issue);
-  const actual = found === undefined ? 'nothing' : (JSON.stringify(found) ?? 'nothing').slice(0, 100);
+  const actual = found === undefined ? 'nothing' : JSON.stringify(found).slice(0, 100);
   return new ConfigError(
     'OBD_CONFIG_VALUE',
     `Cannot use configuration "${source}": ${key === '' ? 'the file' : `"${key}"`} is ${actual}, expected ${expected}`,
@@ -104,12 +104,17 @@ function valueError(issue: z.core.$ZodIssue | undefined, json: unknown, source: 
   );
 }
 
+const TYPE_NAMES: Readonly<Record<string, string>> = {
+  int: 'a whole number',
+  array: 'a list',
+  boolean: 'true or false',
+};
+
 function describeIssue(issue: z.core.$ZodIssue | undefined): string {
   switch (issue?.code) {
     case 'invalid_type':
       return (
-        { int: 'a whole number', array: 'a list', boolean: 'true or false' }[issue.expected as string] ??
-        `${/^[aeiou]/.test(issue.expected) ? 'an' : 'a'} ${issue.expected}`
+        TYPE_NAMES[issue.expected] ?? `${/^[aeiou]/.test(issue.expected) ? 'an' : 'a'} ${issue.expected}`
       );
     case 'too_small':
       return issue.origin === 'array' ? `at least ${issue.minimum} entries` : `at least ${issue.minimum}`;

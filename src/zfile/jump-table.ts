@@ -47,6 +47,18 @@ export class JumpTable {
   offset(block: number): number {
     return (this.#bases[block >>> this.#shift] ?? NaN) + (this.#distances[block] ?? NaN);
   }
+
+  /** Number of the first block that begins at or after `offset`; the number of blocks if none does. O(log n). */
+  firstFrom(offset: number): number {
+    let low = 0;
+    let high = this.blocks;
+    while (low < high) {
+      const middle = low + ((high - low) >>> 1);
+      if (this.offset(middle) < offset) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
 }
 
 /** What the lengths in a table must obey. */

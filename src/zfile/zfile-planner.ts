@@ -15,16 +15,17 @@ export interface ZFileDescription {
 
 /** Answers synchronously which stored blocks make up a plain range. */
 export class ZFilePlanner {
+  /** Plain bytes of the file. */
+  readonly size: number;
   readonly #file: LocalFile;
   readonly #table: JumpTable;
-  readonly #size: number;
   readonly #blockSize: number;
   readonly #codec: number;
 
   constructor(description: ZFileDescription) {
     this.#file = description.file;
     this.#table = new JumpTable(description.table);
-    this.#size = description.size;
+    this.size = description.size;
     this.#blockSize = description.blockSize;
     this.#codec = description.codec + (description.verify ? CRC_CHECKED : 0);
   }
@@ -40,7 +41,7 @@ export class ZFilePlanner {
     const end = offset + length;
     for (let block = Math.floor(offset / blockSize), at = offset; at < end; block++) {
       const blockStart = block * blockSize;
-      const plainLength = Math.min(blockSize, this.#size - blockStart);
+      const plainLength = Math.min(blockSize, this.size - blockStart);
       const take = Math.min(end, blockStart + plainLength) - at;
       const stored = this.#table.offset(block);
       const storedLength = this.#table.offset(block + 1) - stored;

@@ -54,6 +54,23 @@ export class ZFileReader implements ReadableBlob {
    * @throws FormatError of any code but OBD_FORMAT_CORRUPT_BLOCK.
    */
   static async open(inner: ReadableBlob, options?: ReadOptions): Promise<ZFileReader> {
+    try {
+      return await ZFileReader.#open(inner, options);
+    } catch (error) {
+      const source = refetchableOf(inner);
+      if (source === undefined || !(error instanceof FormatError) || inner.size < 2 * ZFILE_END_SIZE)
+        throw error;
+      // A bad local copy of the ends or of the table between them: the table lies right before the trailer.
+      await source.refetch(0, ZFILE_END_SIZE, options);
+      await source.refetch(inner.size - ZFILE_END_SIZE, ZFILE_END_SIZE, options);
+      const end = await readEnd(inner, options);
+      checkShape(inner, end);
+      if (end.blocks > 0) await source.refetch(end.indexOffset, 4 * end.blocks, options);
+      return await ZFileReader.#open(inner, options);
+    }
+  }
+
+  static async #open(inner: ReadableBlob, options?: ReadOptions): Promise<ZFileReader> {
     const end = await readEnd(inner, options);
     checkShape(inner, end);
     const builder = new JumpTableBuilder({
@@ -121,6 +138,24 @@ export class ZFileReader implements ReadableBlob {
     return { offset, length: this.#table.offset(block + 1) - offset };
   }
 
+  /**
+   * Checks stored bytes that are not yet where they belong: every block that lies wholly in `bytes`, which begin at
+   * `start` of the ZFile. For caches, before they keep what they fetched. Does not keep `bytes`.
+   * @throws FormatError OBD_FORMAT_CHECKSUM
+   */
+  checkStored(start: number, bytes: Uint8Array): void {
+    if (!this.end.verify) return;
+    const end = start + bytes.byteLength;
+    for (let block = this.#table.firstFrom(start); block < this.#table.blocks; block++) {
+      const stored = this.storedBlock(block);
+      if (stored.offset + stored.length > end) return;
+      const at = stored.offset - start;
+      const piece = bytes.subarray(at, at + stored.length);
+      if (!this.#intact(piece))
+        throw this.#checksumError(block, piece, 'The copy that was fetched is damaged');
+    }
+  }
+
   close(): Promise<void> {
     this.#partial = undefined;
     return this.#inner.close();
@@ -143,18 +178,21 @@ export class ZFileReader implements ReadableBlob {
       await this.#inner.read(offset, stored, options);
       if (this.#intact(stored)) return;
     }
-    throw new FormatError(
+    throw this.#checksumError(
+      block,
+      stored,
+      source
+        ? 'It was fetched twice: the copy at the source is damaged, build the layer again'
+        : 'The local file is damaged: remove it so that it is fetched again, or restore it',
+    );
+  }
+
+  #checksumError(block: number, stored: Uint8Array, hint: string): FormatError {
+    const offset = this.#table.offset(block);
+    return new FormatError(
       'OBD_FORMAT_CHECKSUM',
       `Cannot read ZFile "${this.name}": crc error in block ${block} (${stored.byteLength} stored bytes at ${offset})`,
-      {
-        source: this.name,
-        offset,
-        expected: storedCrc(stored),
-        actual: bodyCrc(stored),
-        hint: source
-          ? 'It was fetched twice: the copy at the source is damaged, build the layer again'
-          : 'The local file is damaged: remove it so that it is fetched again, or restore it',
-      },
+      { source: this.name, offset, expected: storedCrc(stored), actual: bodyCrc(stored), hint },
     );
   }
 

@@ -6,6 +6,7 @@
  * Plain bytes are gathered into batches, which are packed by native threads ({@link packBlocks}), a bounded number at
  * a time, and leave in order. Memory: (IN_FLIGHT + 1) batches, plus 4 bytes per block for the jump table.
  */
+import type { ByteSink } from '../blob/index.js';
 import { Codec, crc32c, packBlocks } from '../native/index.js';
 import {
   encodeZFileEnd,
@@ -23,12 +24,6 @@ const BATCH_BYTES = 512 * 1024;
 const IN_FLIGHT = 4;
 /** Block sizes that other programs can read. */
 const LEAST_BLOCK_SIZE = 4096;
-
-/** Where the stored bytes go, in order. */
-export interface ByteSink {
-  /** Takes all of `bytes`; they are not changed before the promise settles, and not kept after. One call at a time. */
-  write(bytes: Uint8Array): Promise<void>;
-}
 
 /** How to write. */
 export interface ZFileWriterOptions {
