@@ -12,6 +12,7 @@ import {
   FileBlob,
   FormatError,
   OverlaybdError,
+  type ExtentMapped,
   type ReadableBlob,
   type WritableBlob,
 } from '../blob/index.js';
@@ -121,11 +122,12 @@ export async function openImage(config: ImageConfig, options: OpenImageOptions):
 }
 
 /** A stack without its ways to write. */
-function readOnlyView(stack: LayerStack | WritableLayerStack): ReadableBlob {
+function readOnlyView(stack: LayerStack | WritableLayerStack): ReadableBlob & ExtentMapped {
   return {
     name: stack.name,
     size: stack.size,
     read: (offset, into, options) => stack.read(offset, into, options),
+    extents: (offset, length) => stack.extents(offset, length),
     close: () => stack.close(),
   };
 }

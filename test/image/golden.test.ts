@@ -4,14 +4,9 @@ import { join } from 'node:path';
 import test from 'node:test';
 import { silentLogger } from '../../src/log/index.js';
 import { openImage } from '../../src/image/index.js';
+import { readDeviceDump } from '../support/device-dump.js';
 import { noFixtures } from '../support/fixtures.js';
-import {
-  deviceDump,
-  goldenConfig,
-  goldenSets,
-  unpackedFixtures,
-  wrongChunks,
-} from '../support/golden-images.js';
+import { goldenConfig, goldenSets, unpackedFixtures, wrongChunks } from '../support/golden-images.js';
 
 const options = { log: silentLogger, mode: 'read' } as const;
 
@@ -20,7 +15,7 @@ else
   for (const { image, device } of goldenSets())
     test(`openImage() shows ${image} as the reference does`, async () => {
       const root = unpackedFixtures();
-      const dump = deviceDump(join(root, device));
+      const dump = readDeviceDump(join(root, device));
       const opened = await openImage(goldenConfig(join(root, image)), options);
       try {
         assert.equal(opened.virtualSize, dump.virtualSize);
@@ -103,7 +98,7 @@ if (!noFixtures) {
     test(`openImage() on ${item.file} says: ${item.must}`, async () => {
       const config = goldenConfig(join(dir, 'x'), item.image);
       const turbo = item.file.startsWith('turbo-');
-      const dump = deviceDump(join(dir, turbo ? 'device-turbo.json' : 'device-layer.json'));
+      const dump = readDeviceDump(join(dir, turbo ? 'device-turbo.json' : 'device-layer.json'));
       if (RECOVERED.test(item.must)) {
         await checkRecovery(item, config, dump);
         return;
@@ -131,7 +126,7 @@ if (!noFixtures) {
 async function checkRecovery(
   item: BadItem,
   config: Parameters<typeof openImage>[0],
-  dump: ReturnType<typeof deviceDump>,
+  dump: ReturnType<typeof readDeviceDump>,
 ): Promise<void> {
   let image;
   try {
@@ -153,7 +148,7 @@ async function checkRecovery(
 async function checkReads(
   item: BadItem,
   config: Parameters<typeof openImage>[0],
-  dump: ReturnType<typeof deviceDump>,
+  dump: ReturnType<typeof readDeviceDump>,
   says: RegExp,
 ): Promise<void> {
   let image;

@@ -6,6 +6,7 @@ import { dirname, join } from 'node:path';
 import { extentsOf, type ReadableBlob } from '../../src/blob/index.js';
 import { silentLogger } from '../../src/log/index.js';
 import { parseImageConfig, type ImageConfig } from '../../src/image/index.js';
+import type { DeviceDump } from './device-dump.js';
 import { fixture } from './fixtures.js';
 
 /** An image of sets.json. */
@@ -61,18 +62,6 @@ export function unpackedFixtures(): string {
 export function goldenConfig(path: string, json?: unknown): ImageConfig {
   const text = json === undefined ? readFileSync(path, 'utf8') : JSON.stringify(json);
   return parseImageConfig(text.replaceAll('@DIR@', dirname(path)), path, silentLogger);
-}
-
-/** A device as device*.json describes it: sums of 1 MiB chunks; those not listed are zeroes. */
-export interface DeviceDump {
-  readonly virtualSize: number;
-  readonly chunkSize: number;
-  readonly chunks: readonly { readonly index: number; readonly sha256: string }[];
-}
-
-/** Reads a device*.json. */
-export function deviceDump(path: string): DeviceDump {
-  return JSON.parse(readFileSync(path, 'utf8')) as DeviceDump;
 }
 
 /** Numbers of chunks of `blob` that are not as `dump` says. Reads only where the blob knows of data. */
