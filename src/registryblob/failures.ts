@@ -189,7 +189,13 @@ export function transportError(
       `the answer is not HTTP: ${reason}`,
       'Check scheme and port of the host',
     );
-  return fail('OBD_REGISTRY_CONNECTION', reason);
+  // Under TLS 1.3 a server that misses a client certificate closes the connection after the handshake.
+  const silent = code === 'UND_ERR_SOCKET' && url.startsWith('https:');
+  return fail(
+    'OBD_REGISTRY_CONNECTION',
+    reason,
+    silent ? 'If the server demands a client certificate, name it (certConfig, --tls-cert)' : undefined,
+  );
 }
 
 /** The reason our own deadlines abort with. */
