@@ -7,6 +7,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports)
     RegisterIo(env, exports);
     RegisterMemory(env, exports);
     RegisterTcmu(env, exports);
+    RegisterFakeRing(env, exports);
     RegisterBlocking(env, exports);
     RegisterFile(env, exports);
     RegisterFuse(env, exports);

@@ -7,6 +7,7 @@ void RegisterCodec(Napi::Env env, Napi::Object exports);
 void RegisterIo(Napi::Env env, Napi::Object exports);
 void RegisterMemory(Napi::Env env, Napi::Object exports);
 void RegisterTcmu(Napi::Env env, Napi::Object exports);
+void RegisterFakeRing(Napi::Env env, Napi::Object exports);
 void RegisterBlocking(Napi::Env env, Napi::Object exports);
 void RegisterFile(Napi::Env env, Napi::Object exports);
 void RegisterFuse(Napi::Env env, Napi::Object exports);

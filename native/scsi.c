@@ -377,10 +377,9 @@ static void transfer(const struct scsi_device *d, int op, const uint8_t *cdb, ui
         lba = get64(cdb + 2);
         count = get32(cdb + 10);
     }
-    if (count * SCSI_BLOCK > capacity)
+    range(d, op, lba, count, r);
+    if (r->op && r->length > capacity)
         fail(r, INVALID_FIELD_IN_CDB);
-    else
-        range(d, op, lba, count, r);
 }
 
 static void write_same(const struct scsi_device *d, const uint8_t *cdb, struct scsi_result *r)

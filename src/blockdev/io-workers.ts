@@ -127,6 +127,7 @@ class IoWorker {
       workerData,
       transferList: [port2],
       name: 'overlaybd-io',
+      execArgv: [], // what starts this process need not suit a worker
     });
     const die = (reason: string, cause?: unknown): void => {
       const error = new DeviceError('OBD_DEVICE_KERNEL', `I/O worker ended: ${reason}`, { cause });

@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { NativeExt4Image } from './ext4.js';
+import type { FakeRingOptions, NativeFakeRing } from './fake-ring.js';
 import type { NativeIoLoop } from './io-loop.js';
 import type { NativeMemoryQueue } from './memory-queue.js';
 import type { NativeTcmuNetlink, ScsiDevice, ScsiResult } from './tcmu.js';
@@ -59,6 +60,8 @@ export interface Addon {
   readonly TcmuNetlink: new (
     onEvent: (command: number, version: number, minor: number, deviceId: number, name: string) => void,
   ) => NativeTcmuNetlink;
+  // bind_fake_ring.cc
+  readonly FakeRing: new (options: FakeRingOptions) => NativeFakeRing;
   // bind_blocking.cc
   blockingCall(call: number, path: string, argument: string, done: (result: number) => void): void;
   // bind_memory.cc

@@ -2,6 +2,7 @@
 export * from './blocking.js';
 export * from './codec.js';
 export * from './ext4.js';
+export * from './fake-ring.js';
 export * from './file.js';
 export * from './host.js';
 export * from './io-loop.js';
