@@ -1,0 +1,139 @@
+import assert from 'node:assert/strict';
+import { execFileSync, spawnSync } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { mkdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import test, { type TestContext } from 'node:test';
+import { openImageSource, type Manifest } from '../../src/oci/index.js';
+import { RegistryClient } from '../../src/registryblob/index.js';
+import { exportDisk } from '../convert/disk.js';
+import { memberBytes, writeLayout } from '../convert/make-image.js';
+import { checkout, fixture, noFixtures } from '../support/fixtures.js';
+import { compareTree, readExpectedTree } from '../support/mounted-tree.js';
+import { tempDir } from '../support/unpack.js';
+
+const root = process.getuid?.() === 0 ? false : 'mounting needs root';
+const client = new RegistryClient({});
+
+function obdconv(...args: string[]): string {
+  return execFileSync(process.execPath, [join(checkout, 'bin', 'obdconv'), '--quiet', ...args], {
+    encoding: 'utf8',
+  });
+}
+
+async function manifestOf(name: string): Promise<Manifest> {
+  const document = await openImageSource(name, client).resolve();
+  assert.equal(document.kind, 'manifest');
+  return document.manifest;
+}
+
+/** Mounts a file for as long as `run` takes. */
+function mounted(t: TestContext, file: string, options: string, run: (dir: string) => void): void {
+  const dir = join(tempDir(t), 'mnt');
+  mkdirSync(dir);
+  execFileSync('mount', ['-o', `loop,${options}`, '-t', 'ext4', file, dir]);
+  try {
+    run(dir);
+  } finally {
+    execFileSync('umount', [dir]);
+  }
+}
+
+function assertFsck(path: string): void {
+  const fsck = spawnSync('e2fsck', ['-fn', path], { encoding: 'utf8' });
+  assert.equal(fsck.status, 0, fsck.stdout + fsck.stderr);
+}
+
+/** Converts, and compares what the kernel sees after each layer with the expected tree. */
+async function checkImage(t: TestContext, source: string, expected: string, layers: number): Promise<string> {
+  const dir = tempDir(t);
+  obdconv(source, `oci:${dir}/out:x`, '--workdir', dir);
+  const manifest = await manifestOf(`oci:${dir}/out:x`);
+  assert.equal(manifest.layers.length, layers);
+  const disk = join(dir, 'disk');
+  for (let layer = 1; layer <= layers; layer++) {
+    await exportDisk(join(dir, 'out'), manifest, disk, layer);
+    assertFsck(disk);
+    mounted(t, disk, 'ro,noload', (mnt) => {
+      assert.deepEqual(compareTree(mnt, readExpectedTree(expected, layer)), [], `layer ${layer}`);
+    });
+  }
+  return disk;
+}
+
+test(
+  'The kernel sees the expected tree after each of the small layers',
+  { skip: root || noFixtures },
+  async (t) => {
+    const tars = [1, 2, 3].map((i) => readFileSync(fixture('small', 'layers', `layer${i}.tar`)));
+    const source = writeLayout(join(tempDir(t), 'src'), tars);
+    const disk = await checkImage(t, source, fixture('small', 'expected.json'), 3);
+    // And it may go on writing.
+    mounted(t, disk, 'rw', (mnt) => {
+      execFileSync(
+        'sh',
+        [
+          '-c',
+          'cp -a . ../copy && mkdir new && for i in $(seq 3000); do : > htree/n$i; done && rm -r etc usr links && cp -a ../copy/data new',
+          'sh',
+        ],
+        { cwd: mnt },
+      );
+    });
+    assertFsck(disk);
+  },
+);
+
+test(
+  'The kernel sees the expected tree after each layer of the Debian image',
+  { skip: root || noFixtures },
+  async (t) => {
+    await checkImage(
+      t,
+      `oci:${fixture('debian', 'oci-src')}:debian-slim`,
+      fixture('debian', 'expected.json'),
+      2,
+    );
+  },
+);
+
+test('Conversion of a layer of 600 MB stays within 300 MB of memory', async (t) => {
+  const dir = tempDir(t);
+  mkdirSync(join(dir, 'src'));
+  const source = writeLayout(join(dir, 'src'), [hugeLayer()]);
+  const output = execFileSync(
+    process.execPath,
+    [
+      '--max-old-space-size=128',
+      '--input-type=module',
+      '-e',
+      `const { main } = await import(${JSON.stringify(join(checkout, 'dist/src/cli/convert.js'))});
+       await main(process.argv.slice(1));
+       console.log(/VmHWM:\\s*(\\d+)/.exec((await import('node:fs')).readFileSync('/proc/self/status', 'utf8'))[1]);`,
+      '--',
+      '--quiet',
+      '--workdir',
+      dir,
+      source,
+      `oci:${dir}/out:x`,
+    ],
+    { encoding: 'utf8' },
+  );
+  const kilobytes = Number(output.trim().split('\n').at(-1));
+  assert.ok(kilobytes > 0 && kilobytes < 300 * 1024, `${kilobytes} KiB`);
+});
+
+/** Half noise, half zeros (which pack a thousand to one), in few large files and many small ones. */
+function hugeLayer(): Buffer {
+  const noise = randomBytes(2 ** 20);
+  const zeros = Buffer.alloc(150 * 2 ** 20);
+  const members = [
+    memberBytes({ path: 'zeros1', content: zeros }),
+    memberBytes({ path: 'zeros2', content: zeros }),
+  ];
+  for (let i = 0; i < 20; i++)
+    members.push(memberBytes({ path: `noise${i}`, content: Buffer.concat(Array<Buffer>(15).fill(noise)) }));
+  for (let i = 0; i < 2000; i++)
+    members.push(memberBytes({ path: `small/${i}`, content: noise.subarray(0, 5000) }));
+  return Buffer.concat([...members, Buffer.alloc(1024)]);
+}
