@@ -135,6 +135,7 @@ export class BlobCache {
       completed: (blob) => {
         this.#verifier.enqueue(blob);
       },
+      verified: () => this.#verifier.idle(),
       wrote: (blob) => {
         this.#uncommitted.add(blob);
         const bytes = (blob.file?.dirtyCount ?? 0) * blob.unitSize;
@@ -258,7 +259,7 @@ export class BlobCache {
     // An eviction holds on to the files it has chosen from.
     await this.#evictor.idle();
     this.#files.delete(key);
-    const empty = file.presentCount === 0;
+    const empty = file.presentCount === 0 && !file.promoted;
     try {
       await file.close(new Date());
       if (empty) await removeUnitFile(file.path);

@@ -77,12 +77,31 @@ export class CachedBlob implements ReadableBlob, LocallyStored, RefetchableBlob 
     this.#shared.check = check;
   }
 
+  /** True if all of a range is on local disk now. */
+  isLocal(offset: number, length: number): boolean {
+    const file = this.#shared.file;
+    if (!file) return false;
+    const end = Math.ceil((offset + length) / file.unitSize);
+    for (let unit = Math.floor(offset / file.unitSize); unit < end; unit++) if (!file.has(unit)) return false;
+    return true;
+  }
+
+  /** Drops all of the local copy. */
+  async forget(): Promise<void> {
+    await this.#inside(() => this.#shared.forget());
+  }
+
+  /** From now on reads of the front part that miss are served elsewhere. Undefined goes back to the source alone. */
+  divert(prefix: Prefix | undefined): void {
+    this.#source.divert(prefix);
+  }
+
   /**
-   * From now on reads of [0, end) that miss are served by `blob`, which has the same bytes and stays the caller's.
-   * `end` may be asked again for every read. Undefined goes back to the source alone.
+   * For a blob with a file of its own (cache type `download`): when all of it is there and has its digest, makes it
+   * durable and gives the file another name. The blob goes on reading it, and does not write to it any more.
    */
-  divert(prefix: { readonly blob: ReadableBlob; readonly end: () => number } | undefined): void {
-    this.#source.prefix = prefix;
+  async promote(target: string): Promise<'promoted' | 'incomplete' | 'damaged'> {
+    return this.#inside(() => this.#shared.promote(target));
   }
 
   localFile(): LocalFile | undefined {
@@ -123,9 +142,18 @@ export class CachedBlob implements ReadableBlob, LocallyStored, RefetchableBlob 
   }
 }
 
+/** The same bytes as a blob's first `end()` ones, at hand. */
+export interface Prefix {
+  readonly blob: Pick<ReadableBlob, 'read' | 'close'>;
+  /** Asked again for every read; may grow. */
+  readonly end: () => number;
+  /** Whether to close it with the blob. */
+  readonly owned: boolean;
+}
+
 /** A source that is opened when it is first needed, and may be replaced for the front part of the blob. */
 class SwitchSource {
-  prefix: { readonly blob: ReadableBlob; readonly end: () => number } | undefined;
+  #prefix: Prefix | undefined;
   readonly #name: string;
   readonly #size: number;
   readonly #open: () => Promise<ReadableBlob>;
@@ -141,8 +169,12 @@ class SwitchSource {
     }
   }
 
+  divert(prefix: Prefix | undefined): void {
+    this.#prefix = prefix;
+  }
+
   async read(offset: number, into: Uint8Array, options?: ReadOptions): Promise<void> {
-    const { prefix } = this;
+    const prefix = this.#prefix;
     const near = prefix ? Math.max(0, Math.min(prefix.end() - offset, into.byteLength)) : 0;
     if (prefix && near > 0) await prefix.blob.read(offset, into.subarray(0, near), options);
     if (near === into.byteLength) return;
@@ -173,5 +205,6 @@ class SwitchSource {
   async close(): Promise<void> {
     const blob = await this.#blob?.catch(() => undefined);
     await blob?.close();
+    if (this.#prefix?.owned === true) await this.#prefix.blob.close();
   }
 }

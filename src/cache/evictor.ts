@@ -2,8 +2,8 @@ import { opendir, stat, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Logger } from '../log/index.js';
 import { isCacheKey } from './names.js';
-import { openUnitFile, removeUnitFile, sidecarPath } from './open-unit-file.js';
-import { Sidecar } from './sidecar.js';
+import { openUnitFile, removeUnitFile } from './open-unit-file.js';
+import { Sidecar, sidecarPath } from './sidecar.js';
 import type { UnitFile } from './unit-file.js';
 
 /**

@@ -10,3 +10,5 @@ export {
   type CacheType,
   type RemoteBlob,
 } from './remote.js';
+export { COMMIT_NAME, type DownloadLayer } from './download-layer.js';
+export { Download, type DownloadKeys, type DownloadOptions, type DownloadProgress } from './download.js';

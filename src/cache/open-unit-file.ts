@@ -3,7 +3,7 @@ import { open, rm, stat, type FileHandle } from 'node:fs/promises';
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import { CacheError } from '../blob/index.js';
 import { dataExtents, FileLock, lockFile } from '../native/index.js';
-import { Sidecar } from './sidecar.js';
+import { Sidecar, sidecarPath } from './sidecar.js';
 import { UnitFile } from './unit-file.js';
 
 /** What is to be cached in one file. */
@@ -136,11 +136,6 @@ async function tidy(file: UnitFile): Promise<void> {
   file.share();
 }
 
-/** Path of the sidecar of a data file. */
-export function sidecarPath(dataPath: string): string {
-  return `${dataPath}.units`;
-}
-
 /**
  * Removes a blob that nobody has open, data and sidecar. Never waits.
  * @returns false, nothing done, if somebody has it open. @throws errors of node:fs
@@ -166,7 +161,7 @@ export async function removeUnitFile(path: string): Promise<boolean> {
 }
 
 /** Whether the open file is still the one of that name: it may have been removed between open and lock. */
-async function isNamed(handle: FileHandle, path: string): Promise<boolean> {
+export async function isNamed(handle: FileHandle, path: string): Promise<boolean> {
   const mine = await handle.stat();
   try {
     const named = await stat(path);

@@ -27,6 +27,8 @@ export interface CacheServices {
   readonly reserve: (blob: SharedBlob, bytes: number) => Promise<boolean>;
   /** Called when all units of a blob with a digest have become present. */
   readonly completed: (blob: SharedBlob) => void;
+  /** Settles once no complete blob waits for its check. */
+  readonly verified: () => Promise<void>;
   /** Called when units were written. */
   readonly wrote: (blob: SharedBlob) => void;
 }
@@ -259,7 +261,7 @@ export class SharedBlob {
   /** Stores whole units; where the disk does not take them, a few are kept in memory. Never rejects. */
   async #keep(first: number, bytes: Uint8Array): Promise<void> {
     const { health, reserve, now, counters, spill } = this.#services;
-    if (this.file && health.usable) {
+    if (this.file && !this.file.promoted && health.usable) {
       try {
         if (await reserve(this, bytes.byteLength)) {
           await this.file.write(first, bytes, now());
@@ -338,6 +340,26 @@ export class SharedBlob {
           hint: 'The registry or a proxy before it serves a damaged blob',
         },
       );
+  }
+
+  /** Drops all of the local copy. */
+  async forget(): Promise<void> {
+    this.#refetched.clear();
+    await this.#drop(range(0, Math.ceil(this.size / this.unitSize)));
+  }
+
+  /** See {@link CachedBlob.promote}. @throws errors of node:fs */
+  async promote(target: string): Promise<'promoted' | 'incomplete' | 'damaged'> {
+    const { file } = this;
+    const mismatches = this.#mismatches;
+    await this.stored();
+    if (!file?.complete) return 'incomplete';
+    this.noteComplete();
+    await this.#services.verified();
+    if (this.#mismatches !== mismatches) return 'damaged';
+    if (!file.verified) return 'incomplete';
+    await file.promote(target);
+    return 'promoted';
   }
 
   /** Settles once what is being fetched now is stored. */

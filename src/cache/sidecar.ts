@@ -56,6 +56,11 @@ function decodeHeader(bytes: Buffer): SidecarHeader | undefined {
   return { blobSize: Number(blobSize), unitSize };
 }
 
+/** Path of the sidecar of a data file. */
+export function sidecarPath(dataPath: string): string {
+  return `${dataPath}.units`;
+}
+
 /** Makes names in a directory durable. */
 export async function syncDirectory(path: string): Promise<void> {
   const handle = await open(path, 'r');

@@ -1,7 +1,8 @@
-import type { FileHandle } from 'node:fs/promises';
+import { rename, rm, type FileHandle } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import { FileLock, lockFile, punchHole } from '../native/index.js';
 import { Gate, Readers } from './gate.js';
-import type { Sidecar } from './sidecar.js';
+import { sidecarPath, syncDirectory, type Sidecar } from './sidecar.js';
 import { unitRuns } from './unit-runs.js';
 
 /**
@@ -44,6 +45,7 @@ export class UnitFile {
   readonly #gate = new Gate();
   #drops = 0;
   #exclusive = false;
+  #promoted = false;
 
   /**
    * Use {@link openUnitFile}. Owns both handles from here on.
@@ -144,6 +146,7 @@ export class UnitFile {
   /** Stores whole units from `first` on, and makes them present in memory. Overlapping writes store equal bytes. */
   async write(first: number, bytes: Uint8Array, now: number): Promise<void> {
     await this.#gate.pass(async () => {
+      if (this.#promoted) return;
       const offset = first * this.unitSize;
       for (let done = 0; done < bytes.byteLength;) {
         const { bytesWritten } = await this.#data.write(bytes, done, bytes.byteLength - done, offset + done);
@@ -255,6 +258,28 @@ export class UnitFile {
       }
       return freed;
     });
+  }
+
+  /**
+   * Makes the complete file durable, takes its sidecar away and gives it another name, under which it is a plain file:
+   * nothing may be written to it any more ({@link promoted}).
+   */
+  async promote(target: string): Promise<void> {
+    await this.commit();
+    await this.#gate.alone(async () => {
+      if (!this.complete) throw new TypeError('UnitFile.promote() of an incomplete file');
+      await this.#data.chmod(0o644);
+      await this.#data.sync();
+      await rm(sidecarPath(this.path), { force: true });
+      await rename(this.path, target);
+      await syncDirectory(dirname(target));
+      this.#promoted = true;
+    });
+  }
+
+  /** True after {@link promote}: reads go on, writes are over. */
+  get promoted(): boolean {
+    return this.#promoted;
   }
 
   /** Turns "touched since the last call" into "last used now". Called before units are chosen for eviction. */
