@@ -51,13 +51,6 @@ static Napi::Value LoopAttach(const Napi::CallbackInfo &info)
     });
 }
 
-static Napi::Value LoopIdle(const Napi::CallbackInfo &info)
-{
-    int number = Int(info, 0);
-    return PoolWork::Run(info.Env(),
-                         [number]() -> PoolWork::Numbers { return {double(obd_loop_idle(number))}; });
-}
-
 static Napi::Value LoopRemove(const Napi::CallbackInfo &info)
 {
     int number = Int(info, 0);
@@ -86,6 +79,5 @@ void RegisterFuse(Napi::Env env, Napi::Object exports)
     exports.Set("fuseConnect", Napi::Function::New(env, FuseConnect));
     exports.Set("fuseQueue", Napi::Function::New(env, FuseQueue));
     exports.Set("loopAttach", Napi::Function::New(env, LoopAttach));
-    exports.Set("loopIdle", Napi::Function::New(env, LoopIdle));
     exports.Set("loopRemove", Napi::Function::New(env, LoopRemove));
 }

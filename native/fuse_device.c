@@ -151,17 +151,6 @@ int obd_loop_attach(int mount_fd, const char *file, int read_only, int *loop_fd,
     return error;
 }
 
-int obd_loop_idle(int number)
-{
-    char path[32];
-    snprintf(path, sizeof path, "/dev/loop%d", number);
-    int fd = open(path, O_RDONLY | O_EXCL | O_CLOEXEC);
-    if (fd < 0)
-        return -errno;
-    close(fd);
-    return 0;
-}
-
 int obd_loop_remove(int number)
 {
     int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC);

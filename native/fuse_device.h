@@ -18,10 +18,6 @@ int obd_fuse_connect(const char *source, int read_only, int *fuse_fd, int *mount
 // serves. -EBUSY: every free loop device was taken by others, many times over.
 int obd_loop_attach(int mount_fd, const char *file, int read_only, int *loop_fd, int *number);
 
-// 0 if nobody but loop_fd uses the loop device exclusively (a mount, device mapper, a partition), else
-// -EBUSY.
-int obd_loop_idle(int number);
-
 // Removes a loop device from the system if it is free. The kernel refuses to remove one in use.
 int obd_loop_remove(int number);
 

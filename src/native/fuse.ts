@@ -1,4 +1,3 @@
-import { constants } from 'node:os';
 import { addon } from './addon.js';
 import { systemError } from './system-error.js';
 
@@ -53,15 +52,6 @@ export function makeFuseQueue(fuseFd: number, name: string, size: number, readOn
 export async function attachLoop(mountFd: number, file: string, readOnly: boolean): Promise<LoopDevice> {
   const [error, fd, number] = await addon.loopAttach(mountFd, file, readOnly);
   return { fd: made(error, fd, 'ioctl(LOOP_CONFIGURE)'), number: made(error, number, 'ioctl') };
-}
-
-/**
- * False if somebody uses the loop device exclusively: a mount in any namespace, device mapper, a partition.
- * Wraps obd_loop_idle.
- */
-export async function loopIsIdle(number: number): Promise<boolean> {
-  const [error = 0] = await addon.loopIdle(number);
-  return error !== -constants.errno.EBUSY;
 }
 
 /** Takes an unused loop device out of /dev; false if it is in use or not there. Wraps obd_loop_remove. */

@@ -1,0 +1,279 @@
+/**
+ * Devices without TCMU: a FUSE server that shows one file, and a loop device on that file.
+ *
+ *   /dev/loopN --direct I/O--> FUSE superblock, mounted nowhere --/dev/fuse--> native queue --> I/O worker
+ *
+ * Who keeps what alive: our descriptor of /dev/loopN keeps the loop device (it is of the kind that goes with its last
+ * user); the loop device keeps the file and so the superblock; the superblock keeps the connection. So a detach is one
+ * close(), and the queue's end reports that the kernel has taken all of it down. Nothing has a name in the file system:
+ * when this process dies, by whatever signal, the same happens by itself. What cannot survive is a mount on the device:
+ * its reads fail from then on, and it goes with its umount.
+ */
+import { close as closeCallback, constants } from 'node:fs';
+import { open, readFile, readdir } from 'node:fs/promises';
+import { promisify } from 'node:util';
+import { DeviceError, OverlaybdError, isSystemError } from '../../blob/index.js';
+import type { Logger } from '../../log/index.js';
+import { attachLoop, connectFuse, makeFuseQueue, removeLoop, type LoopDevice } from '../../native/index.js';
+import type { BlockDevice } from '../block-device.js';
+import {
+  DEVICE_ID,
+  type AttachRequest,
+  type Attachment,
+  type FrontEnd,
+  type ImageOpener,
+} from '../front-end.js';
+import type { IoWorkers, ServedQueue } from '../io-workers.js';
+import { fuseUnsupported } from './support.js';
+
+const close = promisify(closeCallback);
+
+/** What a {@link FuseFrontEnd} is made with. */
+export interface FuseFrontEndOptions {
+  readonly open: ImageOpener;
+  readonly workers: IoWorkers;
+  readonly logger: Logger;
+}
+
+/**
+ * How long a detach waits for others who have the device open without mounting it (a probe of udev, a `dd`). Then they
+ * get I/O errors: they were told by nobody's mount that the device must stay.
+ */
+const LAST_USER_MS = 5000;
+
+class FuseAttachment implements Attachment {
+  readonly id: string;
+  readonly transport = 'fuse';
+  readonly configPath: string;
+  readonly device: BlockDevice;
+  readonly devicePath: string;
+  readonly served: ServedQueue;
+  readonly loop: LoopDevice;
+  /** The loop device did not exist before. */
+  readonly madeLoop: boolean;
+  readonly #detach: (attachment: FuseAttachment) => Promise<void>;
+  #detaching: Promise<void> | undefined;
+
+  constructor(
+    made: Pick<FuseAttachment, 'id' | 'configPath' | 'device' | 'served' | 'loop' | 'madeLoop'>,
+    detach: (attachment: FuseAttachment) => Promise<void>,
+  ) {
+    this.id = made.id;
+    this.configPath = made.configPath;
+    this.device = made.device;
+    this.served = made.served;
+    this.loop = made.loop;
+    this.madeLoop = made.madeLoop;
+    this.devicePath = loopPath(made.loop.number);
+    this.#detach = detach;
+  }
+
+  detach(): Promise<void> {
+    this.#detaching ??= this.#detach(this).catch((error: unknown) => {
+      this.#detaching = undefined; // still attached: it may be tried again
+      throw error;
+    });
+    return this.#detaching;
+  }
+}
+
+/** See the head of this file. Needs root. */
+export class FuseFrontEnd implements FrontEnd {
+  readonly transport = 'fuse';
+  readonly #options: FuseFrontEndOptions;
+  readonly #attached = new Map<string, FuseAttachment>();
+  readonly #attaching = new Set<string>();
+  #kernelTurn: Promise<unknown> = Promise.resolve();
+  #closed = false;
+
+  constructor(options: FuseFrontEndOptions) {
+    this.#options = options;
+  }
+
+  /** Nothing of an earlier process can be left. @throws DeviceError OBD_DEVICE_UNSUPPORTED if this machine lacks FUSE. */
+  async start(): Promise<void> {
+    const reason = await fuseUnsupported();
+    if (reason !== undefined)
+      throw new DeviceError('OBD_DEVICE_UNSUPPORTED', `Cannot serve devices through FUSE: ${reason}`);
+  }
+
+  async attach(request: AttachRequest): Promise<Attachment> {
+    const { id, configPath } = request;
+    if (!DEVICE_ID.test(id)) throw new TypeError(`"${id}" is no device id`);
+    if (this.#closed)
+      throw new DeviceError('OBD_DEVICE_BUSY', `Cannot attach "${id}": the service is stopping`);
+    if (this.#attached.has(id) || this.#attaching.has(id))
+      throw new DeviceError(
+        'OBD_DEVICE_EXISTS',
+        `Cannot attach "${id}": there is a FUSE device of this name`,
+      );
+    this.#attaching.add(id);
+    try {
+      const device = await this.#options.open(configPath);
+      try {
+        const attachment = await this.#build(id, configPath, device);
+        this.#attached.set(id, attachment);
+        void this.#watch(attachment);
+        return attachment;
+      } catch (error) {
+        await device.close();
+        throw kernelError(error, `attach "${id}" through FUSE`);
+      }
+    } finally {
+      this.#attaching.delete(id);
+    }
+  }
+
+  attachments(): readonly Attachment[] {
+    return [...this.#attached.values()];
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    await Promise.all(
+      [...this.#attached.values()].map(async (attachment) => {
+        try {
+          await attachment.detach();
+        } catch (error) {
+          const { id, devicePath } = attachment;
+          this.#options.logger.warn(
+            { dev: id, devicePath, err: error },
+            'device in use ends with the service',
+          );
+          await this.#release(attachment, 0);
+        }
+      }),
+    );
+  }
+
+  /** Builds from the inside out; takes down what it made if a step fails. */
+  async #build(id: string, configPath: string, device: BlockDevice): Promise<FuseAttachment> {
+    const name = `overlaybd-${id}`;
+    const { workers, logger } = this.#options;
+    const { fuseFd, mountFd } = await connectFuse(name, device.readOnly);
+    let served: ServedQueue | undefined;
+    try {
+      let handle: number;
+      try {
+        handle = makeFuseQueue(fuseFd, name, device.size, device.readOnly);
+      } catch (error) {
+        await close(fuseFd);
+        throw error;
+      }
+      served = await workers.serve(handle, device, logger.child({ dev: id }));
+      const { loop, madeLoop } = await this.#inTurn(async () => {
+        const before = await readdir('/sys/block');
+        const loop = await attachLoop(mountFd, name, device.readOnly);
+        return { loop, madeLoop: !before.includes(`loop${loop.number}`) };
+      });
+      return new FuseAttachment({ id, configPath, device, served, loop, madeLoop }, (attachment) =>
+        this.#detach(attachment),
+      );
+    } catch (error) {
+      await served?.remove();
+      throw error;
+    } finally {
+      await close(mountFd);
+    }
+  }
+
+  async #detach(attachment: FuseAttachment): Promise<void> {
+    if (this.#attached.get(attachment.id) !== attachment) return;
+    // An exclusive open fails if anybody mounted it, in whatever namespace; while we hold it, nobody can.
+    let claim;
+    try {
+      claim = await open(attachment.devicePath, constants.O_RDONLY | constants.O_EXCL);
+    } catch (error) {
+      if (!isSystemError(error) || error.code !== 'EBUSY')
+        throw kernelError(error, `detach "${attachment.id}"`);
+      const users = await usersOf(attachment.loop.number);
+      throw new DeviceError(
+        'OBD_DEVICE_BUSY',
+        `Cannot detach "${attachment.id}": ${attachment.devicePath} is in use`,
+        {
+          cause: error,
+          hint:
+            users.length > 0
+              ? `Unmount ${users.join(', ')} first`
+              : 'Another mount namespace has it mounted, or a program claims it',
+        },
+      );
+    }
+    try {
+      await this.#release(attachment, LAST_USER_MS, claim.close.bind(claim));
+    } finally {
+      await claim.close();
+    }
+  }
+
+  /** Lets go of the loop device, waits up to `patienceMs` for its last user, then ends the connection. */
+  async #release(
+    attachment: FuseAttachment,
+    patienceMs: number,
+    unclaim?: () => Promise<void>,
+  ): Promise<void> {
+    this.#attached.delete(attachment.id);
+    const { served, loop, device, madeLoop } = attachment;
+    await this.#inTurn(async () => {
+      await close(loop.fd);
+      await unclaim?.();
+    });
+    let timer;
+    const late = new Promise<void>((resolve) => (timer = setTimeout(resolve, patienceMs)));
+    await Promise.race([served.gone, late]);
+    clearTimeout(timer);
+    await served.remove();
+    await device.close();
+    if (madeLoop) await this.#inTurn(() => removeLoop(loop.number));
+  }
+
+  /** If the connection ends before we end it (an administrator aborted it), the device is of no more use. */
+  async #watch(attachment: FuseAttachment): Promise<void> {
+    const errno = await attachment.served.gone;
+    if (this.#attached.get(attachment.id) !== attachment) return;
+    this.#options.logger.error({ dev: attachment.id, errno }, 'FUSE connection was aborted; device removed');
+    await this.#release(attachment, 0).catch((error: unknown) => {
+      this.#options.logger.error({ dev: attachment.id, err: error }, 'device not released cleanly');
+    });
+  }
+
+  /** One step at a time that may wait in the kernel, so that the libuv pool keeps threads for the reads it waits for. */
+  #inTurn<T>(step: () => Promise<T>): Promise<T> {
+    const turn = this.#kernelTurn.then(step);
+    this.#kernelTurn = turn.catch(() => undefined);
+    return turn;
+  }
+}
+
+function loopPath(number: number): string {
+  return `/dev/loop${number}`;
+}
+
+/** Where the loop device is mounted, as far as this namespace shows, and what stands on it. */
+async function usersOf(number: number): Promise<string[]> {
+  const users: string[] = [];
+  const mounts = await readFile('/proc/self/mountinfo', 'utf8').catch(() => '');
+  for (const line of mounts.split('\n')) {
+    const [, , device, , target] = line.split(' ');
+    if (device === `7:${number}` && target !== undefined) users.push(target);
+  }
+  return users.concat(await readdir(`/sys/block/loop${number}/holders`).catch(() => []));
+}
+
+/** Failures of the kernel get a code; those of the image pass. */
+function kernelError(error: unknown, action: string): unknown {
+  if (error instanceof OverlaybdError || !isSystemError(error)) return error;
+  const missing = ['ENOENT', 'ENODEV', 'ENXIO', 'ENOSYS'].includes(error.code);
+  const denied = ['EPERM', 'EACCES'].includes(error.code);
+  return new DeviceError(
+    missing ? 'OBD_DEVICE_UNSUPPORTED' : 'OBD_DEVICE_KERNEL',
+    `Cannot ${action}: ${error.message}`,
+    {
+      cause: error,
+      ...(missing
+        ? { hint: 'Are /dev/fuse, /dev/loop-control and /dev/loopN there? (modprobe fuse loop)' }
+        : {}),
+      ...(denied ? { hint: 'This needs root' } : {}),
+    },
+  );
+}

@@ -1,0 +1,289 @@
+/**
+ * All devices of this service, whatever front end shows them and whoever asked for them.
+ *
+ * An entry is put together when somebody looks: front ends know what is attached, {@link Openings} knows what is being
+ * opened or failed to, and this table adds only what neither has: requests of the admin API that are under way.
+ *
+ *   attach() -> opening -> ready -> detaching -> (no entry)
+ *                  \-> failed -> dismissed by detach(), or by the next attempt with this id
+ */
+import { basename, dirname } from 'node:path';
+import { DeviceError } from '../blob/index.js';
+import {
+  DEVICE_ID,
+  type Attachment,
+  type BlockDevice,
+  type FrontEnd,
+  type Transport,
+} from '../blockdev/index.js';
+import type { Logger } from '../log/index.js';
+import { toApiError, type DeviceInfo, type TransportChoice } from './api.js';
+import type { Opening, Openings } from './openings.js';
+
+/** Numbers of one device's traffic. */
+export interface Traffic {
+  readonly reads: number;
+  readonly bytesRead: number;
+  readonly errors: number;
+  /** The last I/O error, for `reason`. */
+  readonly lastError?: unknown;
+}
+
+/** What the table is made of. */
+export interface DeviceTableOptions {
+  /** In order of preference for `auto`. */
+  readonly frontEnds: readonly FrontEnd[];
+  readonly openings: Openings;
+  /** Why a transport that is not among the front ends is missing, for the error message. */
+  readonly unsupported: ReadonlyMap<Transport, string>;
+  readonly traffic: (device: BlockDevice) => Traffic;
+  readonly log: Logger;
+}
+
+/** What to attach. */
+export interface TableRequest {
+  readonly configPath: string;
+  readonly id?: string;
+  readonly transport?: TransportChoice;
+  /** How the user named the image, for lists. */
+  readonly image?: string;
+}
+
+/** A request of ours that is under way, or has failed. */
+interface Pending {
+  readonly request: TableRequest;
+  readonly transport: Transport;
+  readonly since: Date;
+  failed: { readonly error: unknown } | undefined;
+}
+
+/** Requests that failed and that nobody dismissed; the oldest goes first. */
+const MAX_FAILED = 64;
+/** Everything a TCMU host bus adapter and a process's descriptors allow is far above; a bound against runaways. */
+const MAX_DEVICES = 1000;
+const NO_TRAFFIC: Traffic = { reads: 0, bytesRead: 0, errors: 0 };
+
+/** See the head of this file. */
+export class DeviceTable {
+  readonly #options: DeviceTableOptions;
+  readonly #pending = new Map<string, Pending>();
+  readonly #images = new Map<string, string>();
+  readonly #detaching = new Set<Attachment>();
+
+  constructor(options: DeviceTableOptions) {
+    this.#options = options;
+  }
+
+  /**
+   * Attaches an image; settles when the device can be opened.
+   * @throws DeviceError OBD_DEVICE_EXISTS, OBD_DEVICE_UNSUPPORTED; what the front end and the image throw.
+   */
+  async attach(request: TableRequest): Promise<DeviceInfo> {
+    const frontEnd = this.#choose(request.transport ?? 'auto');
+    const id = request.id ?? this.#freeId(request);
+    if (!DEVICE_ID.test(id)) throw new TypeError(`"${id}" is no device id`);
+    if (this.#taken(id))
+      throw new DeviceError('OBD_DEVICE_EXISTS', `Cannot attach "${id}": there is a device of this name`, {
+        hint: `Detach it (obd detach ${id}) or choose another name`,
+      });
+    if (this.#attachments().length + this.#pending.size >= MAX_DEVICES)
+      throw new DeviceError('OBD_DEVICE_BUSY', `Cannot attach "${id}": there are ${MAX_DEVICES} devices`);
+    const pending: Pending = {
+      request,
+      transport: frontEnd.transport,
+      since: new Date(),
+      failed: undefined,
+    };
+    this.#pending.set(id, pending);
+    try {
+      const attachment = await frontEnd.attach({ configPath: request.configPath, id });
+      this.#pending.delete(id);
+      if (request.image !== undefined) this.#images.set(id, request.image);
+      this.#options.log.info({ dev: id, devicePath: attachment.devicePath }, 'device attached');
+      return this.#ofAttachment(attachment);
+    } catch (error) {
+      pending.failed = { error };
+      this.#options.openings.dismiss(request.configPath);
+      this.#boundFailures();
+      this.#options.log.error({ dev: id, err: error }, 'device not attached');
+      throw error;
+    }
+  }
+
+  /**
+   * Takes a device away, or dismisses a failed one.
+   * @param key its id or device path.
+   * @returns what it was.
+   * @throws DeviceError OBD_DEVICE_NOT_FOUND, OBD_DEVICE_BUSY.
+   */
+  async detach(key: string): Promise<DeviceInfo> {
+    const attachment = this.#find(key);
+    if (attachment === undefined) {
+      const entry = this.get(key);
+      if (entry.state !== 'failed')
+        throw new DeviceError('OBD_DEVICE_BUSY', `Cannot detach "${key}": it is being ${entry.state}`, {
+          hint: 'Try again when that has ended (obd list)',
+        });
+      this.#pending.delete(entry.id);
+      this.#options.openings.dismiss(entry.configPath);
+      return entry;
+    }
+    const before = this.#ofAttachment(attachment);
+    this.#detaching.add(attachment);
+    try {
+      await attachment.detach();
+      this.#options.openings.forget(attachment.device);
+      this.#images.delete(attachment.id);
+      this.#options.log.info({ dev: attachment.id }, 'device detached');
+    } finally {
+      this.#detaching.delete(attachment);
+    }
+    return before;
+  }
+
+  /** One device by id or device path. @throws DeviceError OBD_DEVICE_NOT_FOUND */
+  get(key: string): DeviceInfo {
+    const found = this.list().find((device) => device.id === key || device.devicePath === key);
+    if (found === undefined)
+      throw new DeviceError('OBD_DEVICE_NOT_FOUND', `There is no device "${key}"`, {
+        hint: '"obd list" shows all devices of this service',
+      });
+    return found;
+  }
+
+  /** Everything, oldest first. */
+  list(): DeviceInfo[] {
+    const { openings } = this.#options;
+    const rows = this.#attachments().map((attachment) => this.#ofAttachment(attachment));
+    const ours = new Set<string>();
+    for (const [id, pending] of this.#pending) {
+      ours.add(pending.request.configPath);
+      rows.push(ofPending(id, pending));
+    }
+    // What the kernel asked for on behalf of others has no entry of ours.
+    for (const opening of [...openings.running(), ...openings.failed()])
+      if (!ours.has(opening.configPath)) rows.push(ofOpening(opening, this.#defaultTransport()));
+    return rows.sort((a, b) => (a.since < b.since ? -1 : a.since > b.since ? 1 : 0));
+  }
+
+  /** True if nothing is attached or being attached. */
+  get idle(): boolean {
+    return this.#attachments().length === 0 && [...this.#pending.values()].every((p) => p.failed);
+  }
+
+  #attachments(): Attachment[] {
+    return this.#options.frontEnds.flatMap((frontEnd) => frontEnd.attachments());
+  }
+
+  #find(key: string): Attachment | undefined {
+    return this.#attachments().find((a) => a.id === key || a.devicePath === key);
+  }
+
+  #defaultTransport(): Transport {
+    return this.#options.frontEnds[0]?.transport ?? 'memory';
+  }
+
+  #choose(choice: TransportChoice): FrontEnd {
+    const { frontEnds, unsupported } = this.#options;
+    const found = choice === 'auto' ? frontEnds[0] : frontEnds.find((f) => f.transport === choice);
+    if (found !== undefined) return found;
+    const reasons = [...unsupported]
+      .filter(([transport]) => choice === 'auto' || transport === choice)
+      .map(([transport, reason]) => `${transport}: ${reason}`);
+    throw new DeviceError(
+      'OBD_DEVICE_UNSUPPORTED',
+      `Cannot attach through ${choice === 'auto' ? 'any front end' : choice}: ${reasons.join('; ') || 'not available'}`,
+      choice === 'auto' ? {} : { hint: 'Let the service choose: --transport auto' },
+    );
+  }
+
+  #taken(id: string): boolean {
+    const pending = this.#pending.get(id);
+    if (pending?.failed !== undefined) this.#pending.delete(id);
+    return this.#pending.has(id) || this.#attachments().some((a) => a.id === id);
+  }
+
+  /** A name that tells what it is: of the image's repository, or of the configuration's directory. */
+  #freeId(request: TableRequest): string {
+    const wanted =
+      request.image !== undefined
+        ? imageName(request.image)
+        : basename(dirname(request.configPath)) || 'device';
+    const stem = wanted.replace(/[^0-9A-Za-z_-]+/g, '-').replace(/^-+|-+$/g, '') || 'device';
+    const first = stem.slice(0, 13);
+    if (!this.#taken(first)) return first;
+    for (let n = 2; ; n++) {
+      const id = `${stem.slice(0, 12 - String(n).length)}-${n}`;
+      if (!this.#taken(id)) return id;
+    }
+  }
+
+  #boundFailures(): void {
+    let failed = [...this.#pending.values()].filter((p) => p.failed).length;
+    for (const [id, pending] of this.#pending)
+      if (failed > MAX_FAILED && pending.failed) {
+        this.#pending.delete(id);
+        failed--;
+      }
+  }
+
+  #ofAttachment(attachment: Attachment): DeviceInfo {
+    const opening = this.#options.openings.of(attachment.device);
+    const stats = opening?.image?.stats() ?? { bytesFetched: 0, remoteBytes: 0 };
+    const { lastError, ...traffic } = this.#options.traffic(attachment.device);
+    const image = this.#images.get(attachment.id);
+    return {
+      id: attachment.id,
+      state: this.#detaching.has(attachment) ? 'detaching' : 'ready',
+      transport: attachment.transport,
+      configPath: attachment.configPath,
+      ...(image === undefined ? {} : { image }),
+      ...(attachment.devicePath === undefined ? {} : { devicePath: attachment.devicePath }),
+      size: attachment.device.size,
+      readOnly: attachment.device.readOnly,
+      since: (opening?.startedAt ?? new Date(0)).toISOString(),
+      ...(opening?.endedAt === undefined
+        ? {}
+        : { openMs: opening.endedAt.getTime() - opening.startedAt.getTime() }),
+      ...traffic,
+      ...stats,
+      ...(lastError === undefined ? {} : { reason: toApiError(lastError) }),
+    };
+  }
+}
+
+/** `docker://host/library/debian:12` is "debian", `oci:/srv/images/app:1` is "app". */
+function imageName(image: string): string {
+  const path = image.replace(/@.*$/, '').replace(/:[^:/]*$/, '');
+  return basename(path.replace(/^[a-z-]+:(\/\/)?/, '')) || 'device';
+}
+
+function ofPending(id: string, pending: Pending): DeviceInfo {
+  const { image } = pending.request;
+  return {
+    id,
+    state: pending.failed === undefined ? 'opening' : 'failed',
+    transport: pending.transport,
+    configPath: pending.request.configPath,
+    ...(image === undefined ? {} : { image }),
+    since: pending.since.toISOString(),
+    ...NO_TRAFFIC,
+    bytesFetched: 0,
+    remoteBytes: 0,
+    ...(pending.failed === undefined ? {} : { reason: toApiError(pending.failed.error) }),
+  };
+}
+
+function ofOpening(opening: Opening, transport: Transport): DeviceInfo {
+  return {
+    id: basename(dirname(opening.configPath)),
+    state: opening.endedAt === undefined ? 'opening' : 'failed',
+    transport,
+    configPath: opening.configPath,
+    since: opening.startedAt.toISOString(),
+    ...NO_TRAFFIC,
+    bytesFetched: 0,
+    remoteBytes: 0,
+    ...(opening.error === undefined ? {} : { reason: toApiError(opening.error) }),
+  };
+}
