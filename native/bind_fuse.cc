@@ -4,6 +4,7 @@
 #include "fuse_device.h"
 #include "fuse_handler.h"
 #include "io_loop.h"
+#include "loop_device.h"
 #include "pool_work.h"
 #include <string>
 
@@ -45,10 +46,26 @@ static Napi::Value LoopAttach(const Napi::CallbackInfo &info)
     std::string file = Text(info, 1);
     bool read_only = Flag(info, 2);
     return PoolWork::Run(info.Env(), [mount_fd, file, read_only]() -> PoolWork::Numbers {
-        int loop_fd = -1, number = -1;
-        int error = obd_loop_attach(mount_fd, file.c_str(), read_only, &loop_fd, &number);
-        return {double(error), double(loop_fd), double(number)};
+        int number = -1;
+        int handle = obd_loop_attach(mount_fd, file.c_str(), read_only, &number);
+        return {double(handle < 0 ? handle : 0), double(handle), double(number)};
     });
+}
+
+static Napi::Value LoopDetach(const Napi::CallbackInfo &info)
+{
+    int handle = Int(info, 0);
+    bool force = Flag(info, 1);
+    return PoolWork::Run(info.Env(), [handle, force]() -> PoolWork::Numbers {
+        return {double(obd_loop_detach(handle, force))};
+    });
+}
+
+static Napi::Value LoopJoin(const Napi::CallbackInfo &info)
+{
+    int handle = Int(info, 0);
+    return PoolWork::Run(info.Env(),
+                         [handle]() -> PoolWork::Numbers { return {double(obd_loop_join(handle))}; });
 }
 
 static Napi::Value LoopRemove(const Napi::CallbackInfo &info)
@@ -79,5 +96,7 @@ void RegisterFuse(Napi::Env env, Napi::Object exports)
     exports.Set("fuseConnect", Napi::Function::New(env, FuseConnect));
     exports.Set("fuseQueue", Napi::Function::New(env, FuseQueue));
     exports.Set("loopAttach", Napi::Function::New(env, LoopAttach));
+    exports.Set("loopDetach", Napi::Function::New(env, LoopDetach));
+    exports.Set("loopJoin", Napi::Function::New(env, LoopJoin));
     exports.Set("loopRemove", Napi::Function::New(env, LoopRemove));
 }

@@ -12,15 +12,6 @@ extern "C" {
 // alive. Any thread. Asks nothing of the server.
 int obd_fuse_connect(const char *source, int read_only, int *fuse_fd, int *mount_fd);
 
-// Opens `file` below mount_fd and makes it a loop device: direct I/O, 512-byte blocks, no partition scan,
-// released with its last user. On success *loop_fd (/dev/loop*number) keeps the device, which keeps the
-// superblock; mount_fd may be closed. A server must be answering: this waits for it. Not on a thread that
-// serves. -EBUSY: every free loop device was taken by others, many times over.
-int obd_loop_attach(int mount_fd, const char *file, int read_only, int *loop_fd, int *number);
-
-// Removes a loop device from the system if it is free. The kernel refuses to remove one in use.
-int obd_loop_remove(int number);
-
 #ifdef __cplusplus
 }
 #endif

@@ -1,6 +1,8 @@
 /** Block devices: a blob with geometry, the I/O workers that serve it, and the front ends that show it to the machine. */
 export * from './block-device.js';
 export * from './front-end.js';
+export * from './fuse/front-end.js';
+export * from './fuse/support.js';
 export * from './nbd/front-end.js';
 export type { DeviceHealth } from './command-server.js';
 export * from './io-workers.js';

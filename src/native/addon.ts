@@ -35,6 +35,8 @@ export interface Addon {
   fuseQueue(fd: number, name: string, size: number, readOnly: boolean): number;
   fuseConnect(source: string, readOnly: boolean): Promise<readonly number[]>;
   loopAttach(mountFd: number, file: string, readOnly: boolean): Promise<readonly number[]>;
+  loopDetach(handle: number, force: boolean): Promise<readonly number[]>;
+  loopJoin(handle: number): Promise<readonly number[]>;
   loopRemove(number: number): Promise<readonly number[]>;
   // bind_host.cc; 0 or -errno (raiseFileLimit: the limit)
   mount(

@@ -1,3 +1,4 @@
+import { constants } from 'node:os';
 import { addon } from './addon.js';
 import { systemError } from './system-error.js';
 
@@ -12,10 +13,11 @@ export interface FuseConnection {
   readonly mountFd: number;
 }
 
-/** A loop device. */
+/** A loop device that a thread of its own keeps (native/loop_device.h tells why). */
 export interface LoopDevice {
-  /** `/dev/loopNUMBER`, open; while it is, the device stays. Belongs to the caller. */
-  readonly fd: number;
+  /** For {@link detachLoop} and {@link joinLoop}. */
+  readonly handle: number;
+  /** It is `/dev/loopNUMBER`. */
   readonly number: number;
 }
 
@@ -50,8 +52,32 @@ export function makeFuseQueue(fuseFd: number, name: string, size: number, readOn
  * @throws a system error: ENOENT or ENODEV without loop devices, EBUSY if others took every free one.
  */
 export async function attachLoop(mountFd: number, file: string, readOnly: boolean): Promise<LoopDevice> {
-  const [error, fd, number] = await addon.loopAttach(mountFd, file, readOnly);
-  return { fd: made(error, fd, 'ioctl(LOOP_CONFIGURE)'), number: made(error, number, 'ioctl') };
+  const [error, handle, number] = await addon.loopAttach(mountFd, file, readOnly);
+  return {
+    handle: made(error, handle, 'ioctl(LOOP_CONFIGURE)'),
+    number: made(error, number, 'ioctl(LOOP_CONFIGURE)'),
+  };
+}
+
+/**
+ * Begins to let go of a loop device; it ends with its last user. False, and nothing happens, if somebody uses it
+ * exclusively (a mount in any namespace, device mapper), unless `force`. Wraps obd_loop_detach.
+ * @throws a system error.
+ */
+export async function detachLoop(loop: LoopDevice, force: boolean): Promise<boolean> {
+  const [error = 0] = await addon.loopDetach(loop.handle, force);
+  if (error === -constants.errno.EBUSY) return false;
+  if (error !== 0) throw systemError(error, 'let go of a loop device');
+  return true;
+}
+
+/**
+ * After {@link detachLoop}: settles when it is let go of. That waits for readahead under way, so it holds a thread of
+ * the libuv pool for as long. Wraps obd_loop_join.
+ */
+export async function joinLoop(loop: LoopDevice): Promise<void> {
+  const [error = 0] = await addon.loopJoin(loop.handle);
+  if (error !== 0) throw systemError(error, 'wait for a loop device');
 }
 
 /** Takes an unused loop device out of /dev; false if it is in use or not there. Wraps obd_loop_remove. */

@@ -3,18 +3,26 @@
  *
  *   /dev/loopN --direct I/O--> FUSE superblock, mounted nowhere --/dev/fuse--> native queue --> I/O worker
  *
- * Who keeps what alive: our descriptor of /dev/loopN keeps the loop device (it is of the kind that goes with its last
- * user); the loop device keeps the file and so the superblock; the superblock keeps the connection. So a detach is one
- * close(), and the queue's end reports that the kernel has taken all of it down. Nothing has a name in the file system:
+ * Who keeps what alive: a native thread's descriptor of /dev/loopN keeps the loop device (it is of the kind that goes
+ * with its last user); the loop device keeps the file and so the superblock; the superblock keeps the connection. So a
+ * detach is one close(), and the queue's end tells that the kernel has taken all of it down. Nothing has a name in the file system:
  * when this process dies, by whatever signal, the same happens by itself. What cannot survive is a mount on the device:
  * its reads fail from then on, and it goes with its umount.
  */
-import { close as closeCallback, constants } from 'node:fs';
-import { open, readFile, readdir } from 'node:fs/promises';
+import { close as closeCallback } from 'node:fs';
+import { readFile, readdir } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import { DeviceError, OverlaybdError, isSystemError } from '../../blob/index.js';
 import type { Logger } from '../../log/index.js';
-import { attachLoop, connectFuse, makeFuseQueue, removeLoop, type LoopDevice } from '../../native/index.js';
+import {
+  attachLoop,
+  connectFuse,
+  detachLoop,
+  joinLoop,
+  makeFuseQueue,
+  removeLoop,
+  type LoopDevice,
+} from '../../native/index.js';
 import type { BlockDevice } from '../block-device.js';
 import {
   DEVICE_ID,
@@ -140,6 +148,7 @@ export class FuseFrontEnd implements FrontEnd {
             { dev: id, devicePath, err: error },
             'device in use ends with the service',
           );
+          await this.#inTurn(() => detachLoop(attachment.loop, true));
           await this.#release(attachment, 0);
         }
       }),
@@ -179,50 +188,32 @@ export class FuseFrontEnd implements FrontEnd {
 
   async #detach(attachment: FuseAttachment): Promise<void> {
     if (this.#attached.get(attachment.id) !== attachment) return;
-    // An exclusive open fails if anybody mounted it, in whatever namespace; while we hold it, nobody can.
-    let claim;
-    try {
-      claim = await open(attachment.devicePath, constants.O_RDONLY | constants.O_EXCL);
-    } catch (error) {
-      if (!isSystemError(error) || error.code !== 'EBUSY')
-        throw kernelError(error, `detach "${attachment.id}"`);
+    if (!(await this.#inTurn(() => detachLoop(attachment.loop, false)))) {
       const users = await usersOf(attachment.loop.number);
       throw new DeviceError(
         'OBD_DEVICE_BUSY',
         `Cannot detach "${attachment.id}": ${attachment.devicePath} is in use`,
         {
-          cause: error,
           hint:
             users.length > 0
               ? `Unmount ${users.join(', ')} first`
-              : 'Another mount namespace has it mounted, or a program claims it',
+              : 'It is mounted in another mount namespace, or a program claims it',
         },
       );
     }
-    try {
-      await this.#release(attachment, LAST_USER_MS, claim.close.bind(claim));
-    } finally {
-      await claim.close();
-    }
+    await this.#release(attachment, LAST_USER_MS);
   }
 
-  /** Lets go of the loop device, waits up to `patienceMs` for its last user, then ends the connection. */
-  async #release(
-    attachment: FuseAttachment,
-    patienceMs: number,
-    unclaim?: () => Promise<void>,
-  ): Promise<void> {
+  /** After the loop device was let go of: waits up to `patienceMs` for its last user, then ends the connection. */
+  async #release(attachment: FuseAttachment, patienceMs: number): Promise<void> {
     this.#attached.delete(attachment.id);
     const { served, loop, device, madeLoop } = attachment;
-    await this.#inTurn(async () => {
-      await close(loop.fd);
-      await unclaim?.();
-    });
     let timer;
     const late = new Promise<void>((resolve) => (timer = setTimeout(resolve, patienceMs)));
     await Promise.race([served.gone, late]);
     clearTimeout(timer);
     await served.remove();
+    await this.#inTurn(() => joinLoop(loop));
     await device.close();
     if (madeLoop) await this.#inTurn(() => removeLoop(loop.number));
   }
@@ -232,9 +223,11 @@ export class FuseFrontEnd implements FrontEnd {
     const errno = await attachment.served.gone;
     if (this.#attached.get(attachment.id) !== attachment) return;
     this.#options.logger.error({ dev: attachment.id, errno }, 'FUSE connection was aborted; device removed');
-    await this.#release(attachment, 0).catch((error: unknown) => {
-      this.#options.logger.error({ dev: attachment.id, err: error }, 'device not released cleanly');
-    });
+    await this.#inTurn(() => detachLoop(attachment.loop, true))
+      .then(() => this.#release(attachment, 0))
+      .catch((error: unknown) => {
+        this.#options.logger.error({ dev: attachment.id, err: error }, 'device not released cleanly');
+      });
   }
 
   /** One step at a time that may wait in the kernel, so that the libuv pool keeps threads for the reads it waits for. */
