@@ -208,12 +208,7 @@ export class Authenticator {
     realm.username = '';
     realm.password = '';
     const credential = await this.#find(scope);
-    const scopes = [
-      challenge.parameters.get('scope') ?? `repository:${scope.repository}:${scope.actions}`,
-      ...(scope.extra ?? []),
-    ]
-      .flatMap((text) => text.split(' '))
-      .filter((text, index, all) => text !== '' && all.indexOf(text) === index);
+    const scopes = scopesOf(challenge.parameters.get('scope') ?? '', scope);
     const service = challenge.parameters.get('service');
     const action = `get a token for "${new URL(scope.origin).host}"`;
     const startedAt = performance.now();
@@ -247,6 +242,21 @@ export class Authenticator {
     const { token, lifetimeS } = parseToken(answer, action, source);
     return grantOf(challenge, `Bearer ${token}`, lifetimeS, startedAt);
   }
+}
+
+/**
+ * Scopes to ask for: what the challenge says, and all that requests of this kind need, so that a HEAD before a push does not
+ * fetch a token that the push itself cannot use.
+ */
+function scopesOf(challenged: string, scope: AccessScope): string[] {
+  const own = `repository:${scope.repository}:`;
+  const actions = new Set(scope.actions.split(','));
+  const others: string[] = [];
+  for (const text of challenged.split(' ').filter((part) => part !== '')) {
+    if (text.startsWith(own)) for (const action of text.slice(own.length).split(',')) actions.add(action);
+    else others.push(text);
+  }
+  return [...new Set([own + [...actions].join(','), ...others, ...(scope.extra ?? [])])];
 }
 
 function basicHeader({ username, password }: Credential): string {

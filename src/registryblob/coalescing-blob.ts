@@ -145,7 +145,7 @@ export class UnitCoalescer {
     }
   }
 
-  /** Settles when no fetch is under way. */
+  /** Settles when no fetch is under way; the caller makes sure that no read is. */
   async idle(): Promise<void> {
     while (this.#flights.size > 0) await Promise.allSettled([...this.#flights]);
   }
@@ -260,6 +260,8 @@ export class CoalescingBlob implements ReadableBlob {
   readonly size: number;
   readonly #source: ReadableBlob;
   readonly #units: UnitCoalescer;
+  readonly #reads = new Set<Promise<void>>();
+  #closed = false;
 
   /** @param options.unitSize default 256 KiB, the reference's `refillSize`. */
   constructor(
@@ -286,10 +288,20 @@ export class CoalescingBlob implements ReadableBlob {
 
   async read(offset: number, into: Uint8Array, options: ReadOptions = {}): Promise<void> {
     checkRange(this, offset, into.byteLength);
-    await this.#units.read(offset, into, options.signal);
+    if (this.#closed) throw new TypeError(`Read of "${this.name}" after close`);
+    const work = this.#units.read(offset, into, options.signal);
+    this.#reads.add(work);
+    try {
+      await work;
+    } finally {
+      this.#reads.delete(work);
+    }
   }
 
   async close(): Promise<void> {
+    this.#closed = true;
+    await Promise.allSettled([...this.#reads]);
+    // Fetches whose readers have gone are ending.
     await this.#units.idle();
     await this.#source.close();
   }
