@@ -1,8 +1,32 @@
 /** What a name on the command line stands for: one stored layer, or the layers of an image. */
 import { open, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-import { ConfigError, FileBlob, ioError, isSystemError, type ReadableBlob } from '../blob/index.js';
-import { openImageSource, resolveManifest, type Descriptor, type WantedPlatform } from '../oci/index.js';
+import {
+  ConfigError,
+  FileBlob,
+  ioError,
+  isSystemError,
+  OverlaybdError,
+  type ReadableBlob,
+} from '../blob/index.js';
+import { GzipBlob } from '../gzip/index.js';
+import {
+  hasUpper,
+  loadImageConfig,
+  locateLower,
+  locateTarget,
+  type ImageConfig,
+  type LayerSource,
+  type LowerConfig,
+} from '../image/index.js';
+import { makeLogger } from '../log/index.js';
+import {
+  openImageSource,
+  parsePlatform,
+  resolveManifest,
+  type Descriptor,
+  type WantedPlatform,
+} from '../oci/index.js';
 import type { RegistryClient } from '../registryblob/index.js';
 
 /** Prefix of the annotations that say what a layer is. */
@@ -42,10 +66,27 @@ export function isImageName(name: string): boolean {
 }
 
 /**
+ * Finds what a name on the command line stands for: `docker://` and `oci:` images, image configurations (JSON), layer
+ * files, and directories that hold a layer.
+ * @param platform as the user wrote it.
+ * @throws ConfigError that says what to write instead, IoError, RegistryError
+ */
+export async function findArtifacts(
+  name: string,
+  client: RegistryClient,
+  platform: string | undefined,
+): Promise<Artifacts> {
+  if (isImageName(name))
+    return imageArtifacts(name, client, platform === undefined ? undefined : parsePlatform(platform));
+  const file = await namedFile(name);
+  return file.json ? configArtifacts(file.path, client) : fileArtifacts(file.path);
+}
+
+/**
  * Finds the layers of an image in a registry or an OCI layout. Reads the manifest only.
  * @throws RegistryError, ConfigError
  */
-export async function imageArtifacts(
+async function imageArtifacts(
   name: string,
   client: RegistryClient,
   platform?: WantedPlatform,
@@ -75,8 +116,67 @@ function kindOf(layer: Descriptor): LayerArtifact['kind'] {
   return has('version') || has('blob-digest') ? 'overlaybd' : 'ordinary';
 }
 
+/** The layers of an image's configuration. A layer that cannot be found fails when it is opened, not here. */
+async function configArtifacts(path: string, client: RegistryClient): Promise<Artifacts> {
+  const config = await loadImageConfig(path, makeLogger('warn'));
+  const openSource = async (source: LayerSource): Promise<ReadableBlob> => {
+    if (source.kind === 'file') return FileBlob.open(source.path);
+    // The configuration's author wrote the scheme.
+    if (source.url.startsWith('http://')) client.allowPlainHttp(new URL(source.url).host);
+    return client.openBlob(source.url, source.size > 0 ? { size: source.size } : {});
+  };
+  const layers = config.lowers.map((lower, i): LayerArtifact => {
+    const what = `layer ${i}`;
+    const target = hasTarget(lower) ? async () => openTarget(lower, config, what, openSource) : undefined;
+    return {
+      name: lower.file || lower.digest || lower.dir,
+      kind: config.accelerationLayer && i === config.lowers.length - 1 ? 'trace' : 'overlaybd',
+      ...(lower.digest === '' ? {} : { digest: lower.digest }),
+      ...(lower.size === 0 ? {} : { size: lower.size }),
+      open: async () => openSource(await locateLower(lower, config, what)),
+      ...(target === undefined ? {} : { openTarget: target }),
+    };
+  });
+  const { data, index } = config.upper;
+  return {
+    name: path,
+    kind: 'configuration',
+    layers,
+    ...(hasUpper(config) ? { upper: { data, index } } : {}),
+  };
+}
+
+function hasTarget(lower: LowerConfig): boolean {
+  return lower.targetFile !== '' || lower.targetDigest !== '';
+}
+
+/** The plain tar stream that a TurboOCI layer takes its data from. */
+async function openTarget(
+  lower: LowerConfig,
+  config: ImageConfig,
+  what: string,
+  openSource: (source: LayerSource) => Promise<ReadableBlob>,
+): Promise<ReadableBlob> {
+  const source = locateTarget(lower, config, `target of ${what}`);
+  if (source === undefined) throw new TypeError(`${what} has no target`);
+  const stored = await openSource(source);
+  if (lower.gzipIndex === '') return stored;
+  let index: ReadableBlob | undefined;
+  try {
+    index = await FileBlob.open(lower.gzipIndex);
+    return await GzipBlob.open(stored, index);
+  } catch (error) {
+    await Promise.allSettled([stored.close(), index?.close()]);
+    if (!(error instanceof OverlaybdError)) throw error;
+    throw new OverlaybdError(error.code, `Cannot open target "${stored.name}": ${error.message}`, {
+      source: stored.name,
+      cause: error,
+    });
+  }
+}
+
 /** What a file is, from its first byte. */
-export interface NamedFile {
+interface NamedFile {
   readonly path: string;
   readonly json: boolean;
 }
@@ -85,7 +185,7 @@ export interface NamedFile {
  * Finds the file that a path names; a directory stands for the layer in it.
  * @throws ConfigError with what to write instead, IoError
  */
-export async function namedFile(path: string): Promise<NamedFile> {
+async function namedFile(path: string): Promise<NamedFile> {
   const file = await layerIn(path);
   try {
     const handle = await open(file, 'r');
@@ -136,7 +236,7 @@ async function kindOfPath(path: string): Promise<'file' | 'directory' | undefine
 }
 
 /** One layer file. Its digest is known if it lies where content-addressed stores put it, `.../sha256/<digits>`. */
-export function fileArtifacts(path: string): Artifacts {
+function fileArtifacts(path: string): Artifacts {
   const digest = digestOfPath(path);
   return {
     name: path,

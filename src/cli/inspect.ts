@@ -11,8 +11,7 @@ import {
   isZeroed,
   type SealedLayer,
 } from '../lsmt/index.js';
-import { parsePlatform } from '../oci/index.js';
-import { fileArtifacts, imageArtifacts, isImageName, namedFile, type Artifacts } from './artifacts.js';
+import { findArtifacts, isImageName, type Artifacts } from './artifacts.js';
 import { printInspection } from './inspect-print.js';
 import {
   faultOf,
@@ -91,11 +90,9 @@ export function addInspectCommand(program: Command): void {
 }
 
 async function inspect(name: string, flags: InspectFlags): Promise<void> {
-  const client = isImageName(name) ? openRegistryClient(flags, [name]) : undefined;
+  const client = openRegistryClient(flags, isImageName(name) ? [name] : []);
   try {
-    const platform = flags.platform === undefined ? undefined : parsePlatform(flags.platform);
-    const artifacts =
-      client === undefined ? await localArtifacts(name) : await imageArtifacts(name, client, platform);
+    const artifacts = await findArtifacts(name, client, flags.platform);
     const inspection = await inspectArtifacts(artifacts, flags);
     process.stdout.write(
       flags.json === true ? JSON.stringify(inspection, undefined, 2) + '\n' : printInspection(inspection),
@@ -104,13 +101,8 @@ async function inspect(name: string, flags: InspectFlags): Promise<void> {
     if (inspection.layers.some((layer) => layer.fault !== undefined)) process.exitCode = 3;
     if (inspection.upper?.fault !== undefined) process.exitCode = 3;
   } finally {
-    await client?.close();
+    await client.close();
   }
-}
-
-async function localArtifacts(path: string): Promise<Artifacts> {
-  const file = await namedFile(path);
-  return fileArtifacts(file.path);
 }
 
 async function inspectArtifacts(artifacts: Artifacts, flags: InspectFlags): Promise<Inspection> {
@@ -136,9 +128,15 @@ async function inspectArtifacts(artifacts: Artifacts, flags: InspectFlags): Prom
       let target: ReadableBlob | undefined;
       try {
         stored = await artifact.open();
-        target = await artifact.openTarget?.();
+        let targetFault: FaultReport | undefined;
+        try {
+          target = await artifact.openTarget?.();
+        } catch (error) {
+          targetFault = faultOf(error);
+        }
         const { report, layer } = await inspectLayer(stored, flags.index === true, target);
-        layers.push({ ...about, ...report });
+        const fault = report.fault ?? targetFault;
+        layers.push({ ...about, ...report, ...(fault === undefined ? {} : { fault }) });
         if (layer !== undefined) open.push(layer);
         else await Promise.all([stored.close(), target?.close()]);
         if (report.lsmt?.kind === 'writable data' && artifacts.kind === 'file')

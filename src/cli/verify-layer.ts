@@ -8,7 +8,7 @@
  *
  * A bad block is reported with where it is stored and which sectors of the disk it takes away.
  */
-import { OverlaybdError, RegistryError, type ReadableBlob } from '../blob/index.js';
+import { FormatError, OverlaybdError, RegistryError, type ReadableBlob } from '../blob/index.js';
 import {
   isZeroed,
   hasLayerMagic,
@@ -166,9 +166,10 @@ class Verification {
   }
 
   async #openLayer(plain: ReadableBlob): Promise<SealedLayer> {
-    this.#target = await this.#options.openTarget?.();
+    const { openTarget } = this.#options;
+    if (openTarget !== undefined) this.#target = await this.#attempt(openTarget);
     const { layer, warp } = await openEither(plain, this.#target);
-    if (warp && this.#target === undefined)
+    if (warp && openTarget === undefined)
       this.#warnings.push('TurboOCI layer without its target: what it takes from there is not checked');
     this.#segments = layer.index.length;
     const { virtualSize } = layer.info;
@@ -176,29 +177,38 @@ class Verification {
       this.#warnings.push(
         `index reaches sector ${layer.index.end}, beyond the virtual size of ${virtualSize} bytes`,
       );
-    if (this.#target !== undefined) this.#checkTarget(layer, this.#target);
+    if (this.#target !== undefined) await this.#checkTarget(layer, this.#target);
     return layer;
   }
 
-  /** Mappings that the target is too short for. */
-  #checkTarget(layer: SealedLayer, target: ReadableBlob): void {
+  /** Reads everything that is mapped into the target: it has no checksums, but it must be there and unpack. */
+  async #checkTarget(layer: SealedLayer, target: ReadableBlob): Promise<void> {
+    const buffer = new Uint8Array(STEP);
     const { words, count } = layer.index.segments();
-    const sectors = Math.ceil(target.size / 512);
     for (let i = 0; i < count; i++) {
       if (segmentTag(words, i) !== 1 || isZeroed(words, i)) continue;
-      const end = segmentMoffset(words, i) + segmentLength(words, i);
-      if (end <= sectors) continue;
-      const lost = Math.min(end - sectors, segmentLength(words, i));
-      const first = segmentStart(words, i) + segmentLength(words, i) - lost;
-      this.#fault(
-        new OverlaybdError(
-          'OBD_FORMAT_TRUNCATED',
-          `Target "${target.name}" ends at byte ${target.size}, but bytes up to ${end * 512} are mapped`,
-          { source: target.name, offset: target.size },
-        ),
-        { lostSectors: [[first, lost]] },
-      );
+      const start = segmentMoffset(words, i) * 512;
+      const end = start + segmentLength(words, i) * 512;
+      const present = Math.min(end, Math.ceil(target.size / 512) * 512);
+      if (present < end) this.#shortTarget(target, end, sectorsOf(layer, i, Math.max(start, present), end));
+      for (let at = start; at < present; at += STEP) {
+        const stop = Math.min(at + STEP, present);
+        try {
+          await target.read(at, buffer.subarray(0, Math.min(stop, target.size) - at));
+        } catch (error) {
+          this.#fault(error, { lostSectors: [sectorsOf(layer, i, at, stop)] });
+        }
+      }
     }
+  }
+
+  #shortTarget(target: ReadableBlob, end: number, lost: readonly [number, number]): void {
+    const error = new FormatError(
+      'OBD_FORMAT_TRUNCATED',
+      `Target "${target.name}" ends at byte ${target.size}, but bytes up to ${end} are mapped`,
+      { source: target.name, offset: target.size },
+    );
+    this.#fault(error, { lostSectors: [lost] });
   }
 
   /** Numbers of the bad blocks, ascending. */
@@ -281,6 +291,12 @@ class Verification {
         ),
       );
   }
+}
+
+/** Sectors of the disk that segment `i` maps to bytes [from, to) of its file. */
+function sectorsOf(layer: SealedLayer, i: number, from: number, to: number): readonly [number, number] {
+  const { words } = layer.index.segments();
+  return [segmentStart(words, i) + from / 512 - segmentMoffset(words, i), (to - from) / 512];
 }
 
 /** True for errors of the bytes themselves, after which the next block may well be good. */

@@ -2,15 +2,7 @@
 import type { Command } from 'commander';
 import type { ReadableBlob } from '../blob/index.js';
 import { openWritableLayer } from '../lsmt/index.js';
-import { parsePlatform } from '../oci/index.js';
-import {
-  fileArtifacts,
-  imageArtifacts,
-  isImageName,
-  namedFile,
-  type Artifacts,
-  type LayerArtifact,
-} from './artifacts.js';
+import { findArtifacts, isImageName, type Artifacts, type LayerArtifact } from './artifacts.js';
 import { faultOf } from './layer-report.js';
 import { byteProgress } from './progress.js';
 import { addRegistryOptions, openRegistryClient, type RegistryOptions } from './registry-access.js';
@@ -49,14 +41,10 @@ export function addVerifyCommand(program: Command): void {
 }
 
 async function verify(name: string, flags: VerifyFlags): Promise<void> {
-  const client = isImageName(name) ? openRegistryClient(flags, [name]) : undefined;
+  const client = openRegistryClient(flags, isImageName(name) ? [name] : []);
   const started = Date.now();
   try {
-    const platform = flags.platform === undefined ? undefined : parsePlatform(flags.platform);
-    const artifacts =
-      client === undefined
-        ? fileArtifacts((await namedFile(name)).path)
-        : await imageArtifacts(name, client, platform);
+    const artifacts = await findArtifacts(name, client, flags.platform);
     const results = await verifyArtifacts(artifacts, flags);
     const faults = results.reduce((sum, result) => sum + result.faults.length + result.moreFaults, 0);
     process.stdout.write(
@@ -66,7 +54,7 @@ async function verify(name: string, flags: VerifyFlags): Promise<void> {
     );
     if (faults > 0) process.exitCode = 3;
   } finally {
-    await client?.close();
+    await client.close();
   }
 }
 

@@ -1,7 +1,7 @@
 /** Images: a configuration becomes a stack of blobs, and a stack becomes something that I/O workers can plan. */
 export * from './image-config.js';
 export { ImageError } from './image-error.js';
-export type { LayerSource, RemoteRequest } from './layer-source.js';
+export * from './layer-source.js';
 export * from './open-image.js';
 export type { ImageDescription } from './planner.js';
 export * from './result-file.js';

@@ -168,6 +168,70 @@ test(
   },
 );
 
+/** The configuration `json` of a folder, written where it can be used. */
+function usableConfig(dir: string, json: unknown): string {
+  const path = join(dir, 'usable-config.json');
+  writeFileSync(path, JSON.stringify(json).replaceAll('@DIR@', dir));
+  return path;
+}
+
+test(
+  'obd inspect --mapping shows which layer of a configuration holds which sectors',
+  { skip: noFixtures },
+  (t) => {
+    for (const set of ['k2', 'k8']) {
+      const dir = unpackFixture(t, 'lsmt', set);
+      const read = (name: string): unknown => JSON.parse(readFileSync(join(dir, name), 'utf8'));
+      const { stack } = inspectJson('--mapping', usableConfig(dir, read('image.json')));
+      const { map, virtualSize } = read('mapping.json') as { map: unknown; virtualSize: number };
+      assert.equal(stack?.virtualSize, virtualSize);
+      assert.deepEqual(stack.map, map);
+    }
+  },
+);
+
+test('obd inspect and obd verify take a configuration with a writable layer', { skip: noFixtures }, (t) => {
+  const dir = unpackFixture(t, 'lsmt', 'k2');
+  const json = JSON.parse(readFileSync(join(dir, 'image-rw.json'), 'utf8')) as unknown;
+  const config = usableConfig(dir, json);
+  const { upper } = inspectJson(config);
+  assert.equal(upper?.kind, 'append');
+  const good = obd('verify', '--quiet', config);
+  assert.equal(good.status, 0, good.stdout);
+  writeFileSync(join(dir, 'rw1.index'), readFileSync(join(dir, 'rw1.index')).subarray(0, -7));
+  const bad = obd('verify', '--quiet', config);
+  assert.equal(bad.status, 3);
+  assert.match(bad.stdout, /BAD {2}layer upper[\s\S]*is torn/);
+  assert.match(inspectJson(config).upper?.damage ?? '', /is torn/);
+});
+
+test('obd verify reaches the targets of a TurboOCI image', { skip: noFixtures }, (t) => {
+  const { items } = JSON.parse(readFileSync(fixture('small', 'bad', 'bad.json'), 'utf8')) as {
+    items: BadItem[];
+  };
+  const turbo = items.filter(({ file }) => file.startsWith('turbo-'));
+  assert.ok(turbo.length >= 5);
+  const dir = tempDir(t);
+  for (const { file, image } of turbo) {
+    const config = join(dir, 'config.json');
+    writeFileSync(config, JSON.stringify(image).replaceAll('@DIR@', fixture('small', 'bad')));
+    const run = obd('verify', '--json', config);
+    assert.equal(run.status, 3, file);
+    const { layers } = JSON.parse(run.stdout) as Verified;
+    assert.equal(layers[0]?.ok, true, file);
+    assert.equal(layers[1]?.ok, false, file);
+    assert.ok(
+      layers[1].faults.some(({ message }) => message.includes(file)),
+      file,
+    );
+  }
+  const good = join(dir, 'good.json');
+  const text = readFileSync(fixture('small', 'turbooci', 'image.json'), 'utf8');
+  writeFileSync(good, text.replaceAll('@DIR@', fixture('small', 'turbooci')));
+  const run = obd('verify', '--quiet', good);
+  assert.equal(run.status, 0, run.stdout + run.stderr);
+});
+
 test('obd inspect shows what it can of a damaged layer and exits 3', { skip: noFixtures }, () => {
   const run = obd('inspect', fixture('small', 'bad', 'lsmt-index-overlap.lsmt'));
   assert.equal(run.status, 3);
