@@ -1,6 +1,6 @@
 import { constants } from 'node:fs';
 import { open, type FileHandle } from 'node:fs/promises';
-import { FormatError, IoError, ioError, type ReadableBlob } from '../blob/index.js';
+import { FormatError, IoError, ioError, type OverlaybdError, type ReadableBlob } from '../blob/index.js';
 import { FileLock, lockFile } from '../native/index.js';
 
 /**
@@ -14,6 +14,7 @@ export class RwFile implements ReadableBlob {
   #inFlight = 0;
   #idle: (() => void) | undefined;
   #closed: Promise<void> | undefined;
+  #syncFailure: OverlaybdError | undefined;
 
   private constructor(name: string, handle: FileHandle, size: number) {
     this.name = name;
@@ -101,9 +102,20 @@ export class RwFile implements ReadableBlob {
     });
   }
 
-  /** Settles once what was written, and the size, is on disk. */
+  /**
+   * Settles once what was written, and the size, is on disk. Once this has failed it always will: the kernel may have
+   * dropped the pages it could not write, and a second fdatasync would say that all is well.
+   */
   async sync(): Promise<void> {
-    await this.#use(`flush "${this.name}"`, () => this.#handle.datasync());
+    if (this.#syncFailure !== undefined) throw this.#syncFailure;
+    await this.#use(`flush "${this.name}"`, async () => {
+      try {
+        await this.#handle.datasync();
+      } catch (error) {
+        this.#syncFailure ??= ioError(error, `flush "${this.name}"`, this.name);
+        throw error;
+      }
+    });
   }
 
   /** Bytes of the blocks that the file system keeps apart: holes are no finer than this. */

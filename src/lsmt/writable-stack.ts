@@ -12,6 +12,7 @@
 
 import {
   checkRange,
+  DeviceError,
   FormatError,
   SECTOR,
   type Extent,
@@ -258,6 +259,14 @@ export class WritableLayerStack implements WritableBlob, ExtentMapped {
 
   #checkSectors(offset: number, length: number): void {
     checkRange(this, offset, length);
+    if (this.upper.readOnly)
+      throw new DeviceError(
+        'OBD_DEVICE_READ_ONLY',
+        `Cannot write to "${this.name}": it is open for reading`,
+        {
+          source: this.name,
+        },
+      );
     if (offset % SECTOR !== 0 || length % SECTOR !== 0)
       throw new RangeError(`Range [${offset}, ${offset + length}) of "${this.name}" is not whole sectors`);
   }

@@ -3,7 +3,8 @@ import { createHash } from 'node:crypto';
 import { copyFileSync, readFileSync, statSync, truncateSync, writeFileSync, appendFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
-import { FileBlob, SECTOR } from '../../src/blob/index.js';
+import { FileBlob, roundUp, SECTOR } from '../../src/blob/index.js';
+import { ZFileWriter } from '../../src/zfile/index.js';
 import {
   AppendLayer,
   commitLayer,
@@ -127,6 +128,7 @@ test('A layer opened for reading adopts a size in memory and leaves its files as
     const out = new Uint8Array(SIZE);
     await stack.read(0, out);
     assert.ok(Buffer.from(out).equals(content));
+    await assert.rejects(stack.write(0, new Uint8Array(SECTOR)), { code: 'OBD_DEVICE_READ_ONLY' });
     await stack.close();
     assert.ok(readFileSync(paths.data).equals(before));
   }
@@ -267,6 +269,12 @@ test('A golden sparse upper opens over its layers', { skip: noFixtures }, async 
   assert.ok(layer instanceof SparseLayer);
   assert.ok(layer.map.length > 0);
   assert.ok(layer.info.virtualSize >= 2 ** 33);
+  // The reference's own commit of this layer, LZ4 and in a tar, has 334,848 bytes.
+  let stored = 0;
+  const zfile = new ZFileWriter({ write: async (bytes) => void (stored += bytes.byteLength) });
+  await commitLayer(layer, { write: (bytes) => zfile.write(bytes) });
+  await zfile.finish();
+  assert.equal(roundUp(1536 + stored, 512) + 1024, 334_848);
 });
 
 interface BadPair {
