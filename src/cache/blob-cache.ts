@@ -30,6 +30,8 @@ export interface BlobCacheOptions {
   readonly commitBytes?: number;
   /** Most bytes of one read of a source. Default 1 MiB: long enough that its latency does not matter much. */
   readonly maxRunBytes?: number;
+  /** Most reads of one source at once. Default 8: enough to hide latency, few enough for a registry's limits. */
+  readonly maxRuns?: number;
   /** Most bytes fetched and not yet stored. Default 64 MiB. */
   readonly memory?: number;
   /** Most bytes of units kept in memory while the disk takes none. Default 32 MiB. */
@@ -129,6 +131,7 @@ export class BlobCache {
         sizeCalculation: (bytes) => bytes.byteLength,
       }),
       maxRunBytes: options.maxRunBytes ?? 1 << 20,
+      maxRuns: options.maxRuns ?? 8,
       now,
       counters: this.#counters,
       reserve: (blob, bytes) => this.#reserve(blob, bytes),

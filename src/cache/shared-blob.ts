@@ -20,6 +20,7 @@ export interface CacheServices {
   /** Units that the disk did not take, by `key/unit`. */
   readonly spill: LRUCache<string, Uint8Array>;
   readonly maxRunBytes: number;
+  readonly maxRuns: number;
   /** Seconds since 1970. */
   readonly now: () => number;
   readonly counters: CacheCounters;
@@ -89,6 +90,7 @@ export class SharedBlob {
       size: this.size,
       unitSize: this.unitSize,
       maxRunBytes: services.maxRunBytes,
+      maxRuns: services.maxRuns,
       memory: services.memory,
       keep: (first, bytes) => this.#keep(first, bytes),
       onBadUnit: (unit, error) => {

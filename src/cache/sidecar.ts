@@ -3,7 +3,7 @@ import { dirname } from 'node:path';
 import { crc32c } from '../native/index.js';
 
 /**
- * The sidecar of a cached blob says which units of the data file beside it are there (docs/adr/0010-cache-layout.md).
+ * The sidecar of a cached blob says which units of the data file beside it are there (docs/adr/0020-cache-layout.md).
  * Little-endian:
  *
  *       0   8  magic "OBDUNITS"

@@ -5,8 +5,9 @@ import type { ByteBudget } from './byte-budget.js';
  * Misses of one blob become reads of its source.
  *
  * A miss waits for one turn of the event loop, so that neighbours asked for at the same time join it; units next to
- * each other become one read of at most `maxRunBytes`. A unit that is on its way is not asked for again: whoever wants
- * it waits for the same read. A read is given up only when everybody who waited for any of its units has gone away.
+ * each other become one read of at most `maxRunBytes`. While `maxRuns` reads are under way misses wait, the oldest goes
+ * first, and takes waiting neighbours along: the busier the source, the larger the reads. A unit that is on its way is
+ * not asked for again: whoever wants it waits for the same read. A read is given up only when everybody who waited for any of its units has gone away.
  * Nothing is fetched that nobody asked for, beyond the rest of a unit.
  *
  *   asked ─(next turn)─► read of a run ─► check of each unit ─► waiters have the bytes ─► kept (stored) ─► forgotten
@@ -16,7 +17,11 @@ export class UnitFetcher {
   readonly #options: UnitFetcherOptions;
   /** Units asked for and not yet kept. */
   readonly #pending = new Map<number, PendingUnit>();
-  #asked: PendingUnit[] = [];
+  /** Those of them that no read has been begun for, the oldest first. */
+  readonly #asked = new Map<number, PendingUnit>();
+  #scheduled = false;
+  /** Reads of the source under way; `#runs` are also those that are being kept. */
+  #reading = 0;
   #check: UnitCheck | undefined;
   #idle: (() => void) | undefined;
   readonly #runs = new Set<Promise<void>>();
@@ -73,11 +78,8 @@ export class UnitFetcher {
     if (!pending) {
       pending = new PendingUnit(unit, source);
       this.#pending.set(unit, pending);
-      if (this.#asked.length === 0)
-        setImmediate(() => {
-          this.#startRuns();
-        });
-      this.#asked.push(pending);
+      this.#asked.set(unit, pending);
+      this.#schedule();
     }
     pending.keep ||= keep;
     pending.waiters++;
@@ -108,7 +110,7 @@ export class UnitFetcher {
   /** The last waiter has gone before the bytes came. */
   #abandoned(unit: PendingUnit): void {
     if (unit.run === undefined) {
-      this.#asked = this.#asked.filter((other) => other !== unit);
+      this.#asked.delete(unit.unit);
       this.#forget(unit);
     } else if (unit.run.units.every((other) => other.waiters === 0)) {
       for (const other of unit.run.units) this.#forget(other);
@@ -127,25 +129,35 @@ export class UnitFetcher {
     unit.reject(error);
   }
 
+  #schedule(): void {
+    if (this.#scheduled) return;
+    this.#scheduled = true;
+    setImmediate(() => {
+      this.#scheduled = false;
+      this.#startRuns();
+    });
+  }
+
   #startRuns(): void {
-    const asked = this.#asked.sort((a, b) => a.unit - b.unit);
-    this.#asked = [];
     const most = Math.max(1, Math.floor(this.#options.maxRunBytes / this.#options.unitSize));
-    for (let first = 0; first < asked.length;) {
-      const head = asked[first];
-      if (!head) break;
-      let end = first + 1;
-      while (
-        end - first < most &&
-        asked[end]?.unit === head.unit + (end - first) &&
-        asked[end]?.source === head.source
-      )
-        end++;
-      const run: Run = { units: asked.slice(first, end), controller: new AbortController() };
-      first = end;
-      const running = this.#fetchRun(run, head.source).finally(() => {
+    for (const [oldest, { source }] of this.#asked) {
+      if (this.#reading >= this.#options.maxRuns) return;
+      const joins = (unit: number): boolean => this.#asked.get(unit)?.source === source;
+      let first = oldest;
+      let end = oldest + 1;
+      // Forward first: readers mostly go that way.
+      while (end - first < most && joins(end)) end++;
+      while (end - first < most && joins(first - 1)) first--;
+      const units: PendingUnit[] = [];
+      for (let unit = first; unit < end; unit++) {
+        const pending = this.#asked.get(unit);
+        if (pending) units.push(pending);
+        this.#asked.delete(unit);
+      }
+      this.#reading++;
+      const running = this.#fetchRun({ units, controller: new AbortController() }, source).finally(() => {
         this.#runs.delete(running);
-        for (const unit of run.units) this.#forget(unit);
+        for (const unit of units) this.#forget(unit);
       });
       this.#runs.add(running);
     }
@@ -157,6 +169,12 @@ export class UnitFetcher {
     const { memory, unitSize } = this.#options;
     const start = (run.units[0]?.unit ?? 0) * unitSize;
     const length = Math.min(run.units.length * unitSize, this.#options.size - start);
+    let reading = true;
+    const readingDone = (): void => {
+      if (reading) this.#reading--;
+      reading = false;
+      if (this.#asked.size > 0) this.#schedule();
+    };
     await memory.acquire(length);
     try {
       run.controller.signal.throwIfAborted();
@@ -174,10 +192,12 @@ export class UnitFetcher {
           }
         }),
       );
+      readingDone();
       await this.#keep(run, bytes);
     } catch (error) {
       for (const unit of run.units) this.#fail(unit, error);
     } finally {
+      readingDone();
       memory.release(length);
     }
   }
@@ -241,6 +261,8 @@ export interface UnitFetcherOptions {
   readonly unitSize: number;
   /** Most bytes of one read of the source; at least one unit is read. */
   readonly maxRunBytes: number;
+  /** Most reads of the source at once. */
+  readonly maxRuns: number;
   /** Bounds the bytes on their way and not yet kept, together with other fetchers. */
   readonly memory: ByteBudget;
   /** Takes units, from `first` on, into the cache. Never rejects. `bytes` is the fetcher's again when it settles. */

@@ -227,3 +227,37 @@ test('CachedBlob.close() does not wait for other readers of the blob, nor distur
   await Promise.all(reads);
   await one.close();
 });
+
+test('CachedBlob.read() asks a busy source for few and larger things, the oldest first', async (t) => {
+  const cache = await openCache(t, tempDir(t), { maxRuns: 2, maxRunBytes: 8 * UNIT });
+  const { source, open } = makeSource(64 * UNIT);
+  const blob = await open(cache);
+  source.delayMs = 20;
+  let busy = 0;
+  let busiest = 0;
+  source.onRead = () => {
+    busiest = Math.max(busiest, ++busy);
+    return () => {
+      busy--;
+    };
+  };
+  const reads = [0, 20].map((unit) => readRange(blob, unit * UNIT, 1));
+  await new Promise((resolve) => setTimeout(resolve, 5));
+  for (const unit of [50, 31, 30, 32, 40, 33]) {
+    reads.push(readRange(blob, unit * UNIT, 1));
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  await Promise.all(reads);
+  assert.deepEqual(
+    source.requests.map(([offset, length]) => [offset / UNIT, length / UNIT]),
+    [
+      [0, 1],
+      [20, 1],
+      [50, 1],
+      [30, 4],
+      [40, 1],
+    ],
+  );
+  assert.equal(busiest, 2);
+  await blob.close();
+});
