@@ -1,5 +1,6 @@
 import { Command } from 'commander';
 import { addConvertCommand } from './convert.js';
+import { addExportCommand } from './export.js';
 import { addInspectCommand } from './inspect.js';
 import { runCommand } from './program.js';
 import { addRegistryCommand } from './registry.js';
@@ -15,6 +16,7 @@ export function obdProgram(): Command {
     .showHelpAfterError('(see --help)')
     .configureHelp({ sortSubcommands: true });
   addConvertCommand(program);
+  addExportCommand(program);
   addInspectCommand(program);
   addRegistryCommand(program);
   addVerifyCommand(program);

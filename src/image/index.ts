@@ -1,6 +1,7 @@
 /** Images: a configuration becomes a stack of blobs, and a stack becomes something that I/O workers can plan. */
 export * from './image-config.js';
 export { ImageError } from './image-error.js';
+export * from './image-opener.js';
 export * from './layer-source.js';
 export * from './open-image.js';
 export type { ImageDescription } from './planner.js';

@@ -90,6 +90,17 @@ const schema = z.object({
   userAgent: text(''),
   serviceConfig: z.object({ enable: flag(false), address: text('http://127.0.0.1:9862') }).prefault({}),
   // Ours.
+  /** What overlaybd does with every host (verify nothing) must be asked for, host by host. */
+  registryConfig: z
+    .object({
+      /** Spoken to over plain HTTP. */
+      plainHttpHosts: z.array(z.string()).default([]),
+      /** Certificates not verified. */
+      skipVerifyHosts: z.array(z.string()).default([]),
+      /** Authorities to believe besides the system's: PEM files or directories. */
+      caFiles: z.array(z.string()).default([]),
+    })
+    .prefault({}),
   /** How a device gets to the kernel; `auto` takes TCMU where there is one, else FUSE with a loop device. */
   transport: z.enum(['auto', 'tcmu', 'fuse', 'nbd']).default('auto'),
   /** Where the service listens for `obd` and the snapshotter. */
@@ -97,8 +108,9 @@ const schema = z.object({
 });
 
 /**
- * overlaybd.json with every default filled in. The blocks `cacheConfig`, `credentialConfig` and `logConfig` are the ones
- * that count: where a file uses the older single keys instead, their values stand in the blocks.
+ * overlaybd.json with every default filled in. The blocks `cacheConfig` and `logConfig` are the ones that count:
+ * where a file uses the older single keys instead, their values stand in the blocks. `credentialFilePath` counts while
+ * `credentialConfig.mode` is empty.
  */
 export type ServiceConfig = z.output<typeof schema>;
 
@@ -133,7 +145,7 @@ export function defaultServiceConfig(log: Logger): ServiceConfig {
 }
 
 function resolveLegacy(config: ServiceConfig, source: string, log: Logger): ServiceConfig {
-  const { cacheConfig, credentialConfig, logConfig } = config;
+  const { cacheConfig, logConfig } = config;
   const resolved: ServiceConfig = {
     ...config,
     cacheConfig:
@@ -145,10 +157,6 @@ function resolveLegacy(config: ServiceConfig, source: string, log: Logger): Serv
             cacheSizeGB: config.registryCacheSizeGB,
           }
         : cacheConfig,
-    credentialConfig:
-      credentialConfig.mode === ''
-        ? { ...credentialConfig, mode: 'file', path: config.credentialFilePath }
-        : credentialConfig,
     logConfig:
       logConfig.logPath === ''
         ? { ...logConfig, logLevel: config.logLevel, logPath: config.logPath }

@@ -1,0 +1,172 @@
+/**
+ * Everything of a process with which images are opened: the way to registries, and the caches, as overlaybd.json says.
+ * Each is made when the first image needs it, so a purely local image touches neither network nor cache directory.
+ */
+import { abortedError, type ReadableBlob, type ReadOptions } from '../blob/index.js';
+import { BlobCache, cacheOptions, openCachedRemote, type CacheConfigKeys } from '../cache/index.js';
+import type { Logger } from '../log/index.js';
+import { registryOptionsOf, RegistryClient } from '../registryblob/index.js';
+import { loadImageConfig, type ImageConfig } from './image-config.js';
+import type { RemoteRequest } from './layer-source.js';
+import { openImage, type OpenedImage } from './open-image.js';
+import type { ServiceConfig } from './service-config.js';
+
+/** How one image is opened. */
+export interface OpenOptions {
+  /** See `OpenImageOptions.mode`. */
+  readonly mode?: 'read' | 'write';
+  readonly name?: string;
+  /** Aborting rejects the opening and leaves nothing open. */
+  readonly signal?: AbortSignal;
+}
+
+/** What an image costs. */
+export interface ImageStats {
+  /** Stored bytes of the layers that come from a registry; 0 if all are local files. */
+  readonly remoteBytes: number;
+  /** How many of those are on local disk now. */
+  readonly presentBytes: number;
+  /** Bytes that were fetched for this image since it was opened. */
+  readonly bytesFetched: number;
+}
+
+/** An image, and what it costs. */
+export interface HostedImage extends OpenedImage {
+  readonly config: ImageConfig;
+  /** Cheap. */
+  stats(): ImageStats;
+}
+
+/** One per process. */
+export class ImageOpener {
+  readonly #config: ServiceConfig;
+  readonly #log: Logger;
+  #client: RegistryClient | undefined;
+  #cache: Promise<BlobCache> | undefined;
+  #gzipCache: Promise<BlobCache> | undefined;
+  #quiesce: (() => Promise<void>) | undefined;
+
+  constructor(config: ServiceConfig, log: Logger) {
+    this.#config = config;
+    this.#log = log;
+  }
+
+  /** See `BlobCache.setQuiesce`; for whoever runs I/O workers. */
+  async setQuiesce(quiesce: () => Promise<void>): Promise<void> {
+    this.#quiesce = quiesce;
+    for (const cache of [this.#cache, this.#gzipCache]) (await cache)?.setQuiesce(quiesce);
+  }
+
+  /** The way to registries. @throws ConfigError */
+  get client(): RegistryClient {
+    return (this.#client ??= new RegistryClient(registryOptionsOf(this.#config, this.#log)));
+  }
+
+  /** Opens the image of a configuration file. @throws IoError, ConfigError, ImageError */
+  async open(configPath: string, options: OpenOptions = {}): Promise<HostedImage> {
+    return this.openConfig(await loadImageConfig(configPath, this.#log), {
+      name: configPath,
+      ...options,
+    });
+  }
+
+  /** Opens an image. @throws ImageError */
+  async openConfig(config: ImageConfig, options: OpenOptions = {}): Promise<HostedImage> {
+    const counter = { bytes: 0 };
+    const { signal, ...rest } = options;
+    const image = await openImage(config, {
+      ...rest,
+      log: this.#log,
+      openRemote: async (request) => {
+        if (signal?.aborted === true) throw abortedError('open image', signal);
+        return this.#openRemote(request, counter);
+      },
+      ...(this.#config.gzipCacheConfig.enable
+        ? { cacheGzip: (plain, digest) => this.#cacheGzip(plain, digest) }
+        : {}),
+    });
+    if (signal?.aborted === true) {
+      await image.close();
+      throw abortedError('open image', signal);
+    }
+    const remote = image.lowers.flatMap(({ source, stored, target }) => [
+      ...(source.kind === 'remote' ? [stored] : []),
+      ...(target !== undefined && 'presentBytes' in target ? [target] : []),
+    ]);
+    return {
+      ...image,
+      config,
+      stats: () => ({
+        remoteBytes: remote.reduce((sum, blob) => sum + blob.size, 0),
+        presentBytes: remote.reduce((sum, blob) => sum + presentBytes(blob), 0),
+        bytesFetched: counter.bytes,
+      }),
+    };
+  }
+
+  async #openRemote(request: RemoteRequest, counter: { bytes: number }): Promise<ReadableBlob> {
+    const { url, digest, dir } = request;
+    const size = request.size > 0 ? request.size : undefined;
+    this.#cache ??= this.#openCache(this.#config.cacheConfig);
+    const { type } = cacheOptions(this.#config.cacheConfig, this.#log);
+    return openCachedRemote(await this.#cache, {
+      url,
+      digest,
+      size,
+      dir,
+      type,
+      source: async () =>
+        new CountingBlob(await this.client.openBlob(url, size === undefined ? {} : { size }), counter),
+    });
+  }
+
+  async #cacheGzip(plain: ReadableBlob, digest: string): Promise<ReadableBlob> {
+    this.#gzipCache ??= this.#openCache({ ...this.#config.gzipCacheConfig, cacheType: 'file' });
+    const cache = await this.#gzipCache;
+    return cache.openBlob({ digest, url: digest, size: plain.size, source: plain, digestNamesBytes: false });
+  }
+
+  async #openCache(keys: CacheConfigKeys): Promise<BlobCache> {
+    const cache = await BlobCache.open(cacheOptions(keys, this.#log).options);
+    if (this.#quiesce !== undefined) cache.setQuiesce(this.#quiesce);
+    return cache;
+  }
+
+  /** Makes the caches durable and leaves the network. The owner has closed the images. Idempotent. */
+  async close(): Promise<void> {
+    const results = await Promise.allSettled([
+      this.#cache?.then((cache) => cache.close()),
+      this.#gzipCache?.then((cache) => cache.close()),
+      this.#client?.close(),
+    ]);
+    for (const result of results) if (result.status === 'rejected') throw result.reason;
+  }
+}
+
+function presentBytes(blob: ReadableBlob): number {
+  return 'presentBytes' in blob && typeof blob.presentBytes === 'number' ? blob.presentBytes : 0;
+}
+
+/** Counts what is read from a source. */
+class CountingBlob implements ReadableBlob {
+  readonly name: string;
+  readonly size: number;
+  readonly #inner: ReadableBlob;
+  readonly #counter: { bytes: number };
+
+  constructor(inner: ReadableBlob, counter: { bytes: number }) {
+    this.#inner = inner;
+    this.#counter = counter;
+    this.name = inner.name;
+    this.size = inner.size;
+  }
+
+  async read(offset: number, into: Uint8Array, options?: ReadOptions): Promise<void> {
+    await this.#inner.read(offset, into, options);
+    this.#counter.bytes += into.byteLength;
+  }
+
+  close(): Promise<void> {
+    return this.#inner.close();
+  }
+}
