@@ -145,6 +145,9 @@ class Service {
     let sent = 0;
     let route: Route | undefined;
     response.setHeader('docker-distribution-api-version', 'registry/2.0');
+    // A client that leaves in the middle must not end the server.
+    request.on('error', () => undefined);
+    response.on('error', () => undefined);
     try {
       if ((this.#options.latencyMs ?? 0) > 0)
         await sleep(this.#options.latencyMs, undefined, { signal: this.#stopping.signal });
@@ -219,7 +222,7 @@ class Service {
     const sent = await this.#sendBody(response, body, first, half ?? length);
     if (fault === undefined) response.end();
     else if (fault.kind === 'truncate') response.destroy();
-    else await new Promise((resolve) => response.once('close', resolve));
+    else if (!response.destroyed) await new Promise((resolve) => response.once('close', resolve));
     return sent;
   }
 
@@ -296,6 +299,8 @@ function decodePath(path: string): string {
 
 /** Settles when more can be written, or the connection is gone. */
 function drained(response: ServerResponse): Promise<void> {
+  // A connection that has gone already says so no more.
+  if (response.destroyed || response.closed) return Promise.resolve();
   return new Promise((resolve) => {
     const done = (): void => {
       response.off('drain', done);
