@@ -1,6 +1,7 @@
-import { opendir, stat, statfs } from 'node:fs/promises';
+import { open, opendir, rm, stat, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Logger } from '../log/index.js';
+import { punchHole } from '../native/index.js';
 import { isCacheKey } from './names.js';
 import { openUnitFile, removeUnitFile } from './open-unit-file.js';
 import { Sidecar, sidecarPath } from './sidecar.js';
@@ -25,6 +26,8 @@ export class Evictor {
   /** Reserved since the last scan began: it may have come too late to be counted. */
   #sinceScan = 0;
   #scannedAt = -Infinity;
+  /** False if the file system cannot make any: then only whole files can go. */
+  #holes = true;
   #round: Promise<void> | undefined;
 
   constructor(options: EvictorOptions) {
@@ -42,7 +45,29 @@ export class Evictor {
 
   /** Looks how full the cache is. Before anything else. @throws errors of node:fs */
   async start(): Promise<void> {
+    this.#holes = await this.#tryHole();
     await this.#scan();
+  }
+
+  async #tryHole(): Promise<boolean> {
+    const { dir, log } = this.#options;
+    const path = join(dir, `.hole-${process.pid}`);
+    try {
+      const file = await open(path, 'w', 0o600);
+      try {
+        await file.writeFile(Buffer.alloc(4096));
+        if (await punchHole(file.fd, 0, 4096)) return true;
+      } finally {
+        await file.close();
+        await rm(path, { force: true });
+      }
+    } catch (error) {
+      // A full or read-only disk says nothing about holes.
+      log.debug({ dir, err: error }, 'Could not try whether the file system makes holes');
+      return true;
+    }
+    log.warn({ dir }, 'File system cannot make holes: only blobs that are not in use can be evicted');
+    return false;
   }
 
   /** Settles once no round is under way. */
@@ -123,11 +148,11 @@ export class Evictor {
   }
 
   async #makeRoom(need: number, closed: readonly ClosedBlob[]): Promise<number> {
-    const open = this.#options.openFiles().filter((file) => file.tryExclusive());
+    const files = this.#holes ? this.#options.openFiles().filter((file) => file.tryExclusive()) : [];
     try {
       const now = this.#options.now();
-      for (const file of open) file.ageUnits(now);
-      const choice = choose(need, now, open, closed);
+      for (const file of files) file.ageUnits(now);
+      const choice = choose(need, now, files, closed);
       let freed = 0;
       for (const { blob, bytes } of choice.closed) freed += await this.#shrink(blob, bytes);
       const evicted = await Promise.all(
@@ -135,7 +160,7 @@ export class Evictor {
       );
       return evicted.reduce((sum, bytes) => sum + bytes, freed);
     } finally {
-      for (const file of open) file.share();
+      for (const file of files) file.share();
     }
   }
 
@@ -143,7 +168,8 @@ export class Evictor {
   async #shrink(blob: ClosedBlob, bytes: number): Promise<number> {
     // It may have been opened since the scan.
     if (this.#options.isOpen(blob.key)) return 0;
-    const sidecar = bytes < blob.bytes ? await Sidecar.open(sidecarPath(blob.path)) : undefined;
+    const partly = this.#holes && bytes < blob.bytes;
+    const sidecar = partly ? await Sidecar.open(sidecarPath(blob.path)) : undefined;
     if (!sidecar) return (await removeUnitFile(blob.path)) ? blob.bytes : 0;
     const { blobSize, unitSize } = sidecar.header;
     await sidecar.close();

@@ -5,6 +5,7 @@ import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { localFileOf, localOffset } from '../../src/blob/index.js';
 import type { CachedBlob } from '../../src/cache/index.js';
+import { addon } from '../../src/native/addon.js';
 import { makeSource, openCache, readRange, tempDir, UNIT } from './cache-fixture.js';
 
 function diskBytes(dir: string): number {
@@ -179,4 +180,27 @@ test('BlobCache keeps part of the disk free', async (t) => {
   assert.deepEqual(await readRange(blob, UNIT, 10), source.plain.slice(UNIT, UNIT + 10));
   assert.equal(source.bytesRead, blob.size, 'the last few units are kept in memory');
   await blob.close();
+});
+
+test('BlobCache on a file system without holes keeps what is in use and removes what is not', async (t) => {
+  const punch = addon.filePunch.bind(addon);
+  t.after(() => (addon.filePunch = punch));
+  addon.filePunch = async () => -95;
+  const dir = tempDir(t);
+  const cache = await openCache(t, dir, { capacity: 40 * UNIT, maxRunBytes: 4 * UNIT });
+  const [one, two] = [makeSource(24 * UNIT, 1), makeSource(60 * UNIT, 2)];
+  const first = await one.open(cache);
+  await readRange(first, 0, first.size);
+  await first.close();
+  const second = await two.open(cache);
+  assert.deepEqual(await readRange(second, 0, second.size), two.source.plain);
+  await cache.flush();
+  assert.ok(!readdirSync(dir).includes(one.digest));
+  const before = second.presentBytes;
+  assert.ok(before > 0);
+  assert.deepEqual(await readRange(second, 0, second.size), two.source.plain);
+  await cache.flush();
+  assert.ok(second.presentBytes >= before, 'nothing is thrown away for no gain');
+  assert.ok(diskBytes(dir) <= 40 * UNIT);
+  await second.close();
 });
