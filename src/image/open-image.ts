@@ -198,11 +198,26 @@ async function openLower(
   }
 }
 
-/** A cache that takes a check of what it fetches gets the layer's block checksums. */
+/** Units whose check may fail for good before they are refused: far more than a layer worth serving has. */
+const MAX_CONDEMNED = 1000;
+
+/**
+ * A cache that takes a check of what it fetches gets the layer's block checksums. What fails is fetched again, once;
+ * what then still fails is how the source has it, and is let through: the reader refuses exactly the blocks that are
+ * bad, and the good ones beside them stay readable.
+ */
 function verifyWhatIsFetched(stored: ReadableBlob, { zfile, payloadOffset }: UnwrappedLayer): void {
   if (zfile === undefined || !('setCheck' in stored)) return;
+  const condemned = new Set<number>();
   (stored as Checked).setCheck((start, bytes) => {
-    zfile.checkStored(start - payloadOffset, bytes);
+    try {
+      zfile.checkStored(start - payloadOffset, bytes);
+      condemned.delete(start);
+    } catch (error) {
+      if (condemned.has(start)) return;
+      if (condemned.size < MAX_CONDEMNED) condemned.add(start);
+      throw error;
+    }
   });
 }
 
