@@ -4,6 +4,7 @@
  * HTTP: authentication, ranges, faults, the speed of the line.
  */
 import { createHash, timingSafeEqual } from 'node:crypto';
+import { setMaxListeners } from 'node:events';
 import { open } from 'node:fs/promises';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
@@ -125,6 +126,8 @@ class Service {
   constructor(options: RegistryServerOptions, store: Store) {
     this.#options = options;
     this.#log = options.log ?? silentLogger;
+    // Each waiting answer listens.
+    setMaxListeners(0, this.#stopping.signal);
     this.#faults = new FaultPlan(options.faults ?? []);
     this.#line = new Line(options.bytesPerSecond ?? Infinity);
     this.#context = {
@@ -222,7 +225,7 @@ class Service {
     const sent = await this.#sendBody(response, body, first, half ?? length);
     if (fault === undefined) response.end();
     else if (fault.kind === 'truncate') response.destroy();
-    else if (!response.destroyed) await new Promise((resolve) => response.once('close', resolve));
+    else await untilEvent(response, 'close');
     return sent;
   }
 
@@ -236,7 +239,7 @@ class Service {
     const file = Buffer.isBuffer(body) ? undefined : await open(body.path, 'r');
     let sent = 0;
     try {
-      while (sent < length && !response.destroyed) {
+      while (sent < length && !isGone(response)) {
         const want = Math.min(piece, length - sent);
         let chunk: Buffer;
         if (Buffer.isBuffer(body)) chunk = body.subarray(first + sent, first + sent + want);
@@ -247,7 +250,7 @@ class Service {
         }
         await this.#line.carry(want, this.#stopping.signal);
         sent += want;
-        if (!response.write(chunk)) await drained(response);
+        if (!response.write(chunk)) await untilEvent(response, 'drain');
       }
     } finally {
       await file?.close();
@@ -297,18 +300,26 @@ function decodePath(path: string): string {
   }
 }
 
-/** Settles when more can be written, or the connection is gone. */
-function drained(response: ServerResponse): Promise<void> {
-  // A connection that has gone already says so no more.
-  if (response.destroyed || response.closed) return Promise.resolve();
+/** True if nobody is there to be answered. A socket may be gone without its response having been told. */
+function isGone(response: ServerResponse): boolean {
+  return response.destroyed || response.socket === null || response.socket.destroyed;
+}
+
+/** Settles when one of the events comes, or the connection is gone. */
+function untilEvent(response: ServerResponse, event: 'drain' | 'close'): Promise<void> {
+  // What has gone already says so no more.
+  const { socket } = response;
+  if (isGone(response) || socket === null) return Promise.resolve();
   return new Promise((resolve) => {
     const done = (): void => {
-      response.off('drain', done);
+      response.off(event, done);
       response.off('close', done);
+      socket.off('close', done);
       resolve();
     };
-    response.once('drain', done);
-    response.once('close', done);
+    response.on(event, done);
+    response.on('close', done);
+    socket.on('close', done);
   });
 }
 
