@@ -20,6 +20,8 @@ export class CachedBlob implements ReadableBlob, LocallyStored, RefetchableBlob 
   readonly #shared: SharedBlob;
   readonly #source: SwitchSource;
   readonly #release: () => Promise<void>;
+  readonly #beforeClose = new Set<() => Promise<void>>();
+  #closing = false;
   #closed: Promise<void> | undefined;
   #inFlight = 0;
   #idle: (() => void) | undefined;
@@ -77,6 +79,11 @@ export class CachedBlob implements ReadableBlob, LocallyStored, RefetchableBlob 
     this.#shared.check = check;
   }
 
+  /** Has `stop` run, and awaited, when the blob is about to be closed: for work that reads it in the background. */
+  beforeClose(stop: () => Promise<void>): void {
+    this.#beforeClose.add(stop);
+  }
+
   /** True if all of a range is on local disk now. */
   isLocal(offset: number, length: number): boolean {
     const file = this.#shared.file;
@@ -119,7 +126,7 @@ export class CachedBlob implements ReadableBlob, LocallyStored, RefetchableBlob 
   }
 
   async #inside<T>(work: () => Promise<T>): Promise<T> {
-    if (this.#closed) throw new TypeError(`Read of "${this.name}" after close`);
+    if (this.#closing) throw new TypeError(`Read of "${this.name}" after close`);
     this.#inFlight++;
     try {
       return await work();
@@ -129,7 +136,9 @@ export class CachedBlob implements ReadableBlob, LocallyStored, RefetchableBlob 
   }
 
   close(): Promise<void> {
+    this.#closing = true;
     this.#closed ??= (async () => {
+      await Promise.allSettled([...this.#beforeClose].map((stop) => stop()));
       if (this.#inFlight > 0) await new Promise<void>((resolve) => (this.#idle = resolve));
       // Others may still be waiting for what was asked of this source; it ends those reads when it closes.
       try {

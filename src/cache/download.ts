@@ -61,7 +61,7 @@ export class Download {
   #bytesOfLayer = 0;
 
   /**
-   * @param layers their blobs stay open until {@link stop} has settled.
+   * @param layers closing the blob of one stops the whole download: the device is going.
    * @throws ConfigError OBD_CONFIG_VALUE
    */
   constructor(
@@ -82,6 +82,7 @@ export class Download {
     this.#log = log;
     this.#options = options;
     this.#rate = new RateLimit(keys.maxMBps > 0 ? keys.maxMBps * 2 ** 20 : Infinity);
+    for (const { blob } of layers) blob.beforeClose(() => this.stop());
     this.done = this.#run();
   }
 

@@ -1,6 +1,6 @@
 /** Local copies of remote blobs: bounded, crash-safe, shared by processes. docs/cache.md tells how. */
 export { BlobCache, type BlobCacheOptions, type CacheRequest, type CacheStats } from './blob-cache.js';
-export type { CachedBlob } from './cached-blob.js';
+export { CachedBlob } from './cached-blob.js';
 export type { UnitCheck } from './unit-fetcher.js';
 export {
   cacheOptions,

@@ -2,8 +2,17 @@
  * Everything of a process with which images are opened: the way to registries, and the caches, as overlaybd.json says.
  * Each is made when the first image needs it, so a purely local image touches neither network nor cache directory.
  */
+import { stat } from 'node:fs/promises';
 import { abortedError, type ReadableBlob, type ReadOptions } from '../blob/index.js';
-import { BlobCache, cacheOptions, openCachedRemote, type CacheConfigKeys } from '../cache/index.js';
+import {
+  BlobCache,
+  CachedBlob,
+  cacheOptions,
+  Download,
+  openCachedRemote,
+  type CacheConfigKeys,
+  type DownloadProgress,
+} from '../cache/index.js';
 import type { Logger } from '../log/index.js';
 import { registryOptionsOf, RegistryClient } from '../registryblob/index.js';
 import { loadImageConfig, type ImageConfig } from './image-config.js';
@@ -16,6 +25,11 @@ export interface OpenOptions {
   /** See `OpenImageOptions.mode`. */
   readonly mode?: 'read' | 'write';
   readonly name?: string;
+  /**
+   * The image will be open for long: let its layers be downloaded in the background, if the configuration says so.
+   * Closing the image ends that. Default false.
+   */
+  readonly download?: boolean;
   /** Aborting rejects the opening and leaves nothing open. */
   readonly signal?: AbortSignal;
 }
@@ -28,6 +42,8 @@ export interface ImageStats {
   readonly presentBytes: number;
   /** Bytes that were fetched for this image since it was opened. */
   readonly bytesFetched: number;
+  /** How far the background download is; undefined if there is none. */
+  readonly download: DownloadProgress | undefined;
 }
 
 /** An image, and what it costs. */
@@ -73,7 +89,7 @@ export class ImageOpener {
   /** Opens an image. @throws ImageError */
   async openConfig(config: ImageConfig, options: OpenOptions = {}): Promise<HostedImage> {
     const counter = { bytes: 0 };
-    const { signal, ...rest } = options;
+    const { signal, download: mayDownload, ...rest } = options;
     const image = await openImage(config, {
       ...rest,
       log: this.#log,
@@ -93,6 +109,7 @@ export class ImageOpener {
       ...(source.kind === 'remote' ? [stored] : []),
       ...(target !== undefined && 'presentBytes' in target ? [target] : []),
     ]);
+    const download = mayDownload === true ? await this.#download(config, image) : undefined;
     return {
       ...image,
       config,
@@ -100,8 +117,22 @@ export class ImageOpener {
         remoteBytes: remote.reduce((sum, blob) => sum + blob.size, 0),
         presentBytes: remote.reduce((sum, blob) => sum + presentBytes(blob), 0),
         bytesFetched: counter.bytes,
+        download: download?.progress,
       }),
     };
+  }
+
+  /** Ends by itself when the image is closed. */
+  async #download(config: ImageConfig, image: OpenedImage): Promise<Download | undefined> {
+    const keys = config.download ?? this.#config.download;
+    if (!keys.enable || (await isRecording(config))) return undefined;
+    const { type } = cacheOptions(this.#config.cacheConfig, this.#log);
+    const layers = image.lowers.flatMap(({ source, stored }) =>
+      source.kind === 'remote' && source.dir !== '' && stored instanceof CachedBlob
+        ? [{ blob: stored, digest: source.digest, dir: source.dir, type }]
+        : [],
+    );
+    return layers.length === 0 ? undefined : new Download(layers, keys, this.#log);
   }
 
   async #openRemote(request: RemoteRequest, counter: { bytes: number }): Promise<ReadableBlob> {
@@ -141,6 +172,13 @@ export class ImageOpener {
     ]);
     for (const result of results) if (result.status === 'rejected') throw result.reason;
   }
+}
+
+/** A trace is recorded into an empty file, and shows what a container reads only while nobody else does. */
+async function isRecording({ recordTracePath }: ImageConfig): Promise<boolean> {
+  if (recordTracePath === '') return false;
+  const { size } = await stat(recordTracePath).catch(() => ({ size: undefined }));
+  return size === 0;
 }
 
 function presentBytes(blob: ReadableBlob): number {

@@ -54,8 +54,8 @@ async function setUp(t: TestContext, type: CacheType, units: number, capacity = 
   });
   const downloads: Download[] = [];
   t.after(async () => {
-    await Promise.all(downloads.map((download) => download.stop()));
     await blob.close();
+    for (const download of downloads) assert.notEqual(download.progress.state, 'running');
   });
   return {
     cache,
@@ -205,6 +205,17 @@ test('Download keeps to its rate and to its delay', async (t) => {
   assert.equal(waiting.progress.state, 'waiting');
   await waiting.stop();
   assert.deepEqual(readdirSync(late.dir), []);
+});
+
+test('CachedBlob.close() stops the download that reads it', async (t) => {
+  const { blob, source, start, commit } = await setUp(t, 'file', 200);
+  source.delayMs = 5;
+  const download = start();
+  while (download.progress.bytes === 0) await new Promise((resolve) => setTimeout(resolve, 2));
+  await blob.close();
+  assert.equal(download.progress.state, 'stopped');
+  assert.equal(source.closed, 1);
+  assert.ok(!existsSync(commit));
 });
 
 test('Download stops before the disk is full', async (t) => {
