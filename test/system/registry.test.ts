@@ -23,6 +23,7 @@ import {
   DockerConfigCredentials,
   FileCredentials,
   RegistryClient,
+  ServiceCredentials,
   StaticCredentials,
   type RegistryClientOptions,
 } from '../../src/registryblob/index.js';
@@ -338,6 +339,38 @@ describe('with docker-registry', { skip }, () => {
         },
       );
     });
+  });
+
+  test('a credential service over https: verified, with a client certificate', async () => {
+    const { ca, serverCert, serverKey, clientPem } = certificates;
+    const [cert, key, trusted] = await Promise.all([serverCert, serverKey, ca].map((path) => readFile(path)));
+    const auths = { 'r.example': { username: 'from service', password: 'x' } };
+    await using service = await scriptedServer(
+      (_, response) => {
+        response.end(JSON.stringify({ success: true, data: { auths } }));
+      },
+      { cert, key, ca: trusted, requestCert: true, rejectUnauthorized: true },
+    );
+    const target = { host: 'r.example', repository: 'a', url: 'https://r.example/v2/a/blobs/x' };
+    const common = { mode: 'https', path: `${service.url}/auth`, timeoutMs: 3000 } as const;
+    const found = await new ServiceCredentials({
+      ...common,
+      serverCaPath: ca,
+      clientCertPath: clientPem,
+    }).find(target);
+    assert.equal(found?.username, 'from service');
+    assert.equal(service.seen[0]?.url, `/auth?remote_url=${target.url}`);
+    await assert.rejects(new ServiceCredentials({ ...common, serverCaPath: ca }).find(target), {
+      code: 'OBD_REGISTRY_AUTH',
+    });
+    await assert.rejects(
+      new ServiceCredentials({ ...common, clientCertPath: clientPem }).find(target),
+      /certificate/,
+    );
+    await assert.rejects(
+      new ServiceCredentials({ ...common, path: 'http://127.0.0.1/auth' }).find(target),
+      /needs an https URL/,
+    );
   });
 
   test('TLS to a server that speaks plain HTTP says so', async () => {
