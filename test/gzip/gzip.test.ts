@@ -2,10 +2,13 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import test from 'node:test';
 import { gunzipSync } from 'node:zlib';
+import fc from 'fast-check';
 import { MemoryBlob } from '../../src/blob/index.js';
 import { crc32c } from '../../src/native/index.js';
 import { GzipBlob, GzipIndex } from '../../src/gzip/index.js';
 import { fixture, noFixtures } from '../support/fixtures.js';
+import { sampleContent, testReadableBlob } from '../conformance/readable-blob.js';
+import { gzipWithIndex } from './build-index.js';
 import { readAll } from '../zfile/support.js';
 
 const read = (name: string): Buffer => readFileSync(fixture(name));
@@ -122,4 +125,42 @@ test('GzipBlob.read() reports broken deflate data', { skip: noFixtures }, async 
   gz[10] = 0xff; // First block: type 3, which does not exist.
   const blob = await GzipBlob.open(new MemoryBlob(gz), new MemoryBlob(read('small/bad/good.gzip.meta')));
   await assert.rejects(readAll(blob), { code: 'OBD_FORMAT_CORRUPT_BLOCK' });
+});
+
+for (const [compressed, span] of [
+  [true, 65536],
+  [false, 10_000],
+] as const)
+  testReadableBlob({
+    name: `GzipBlob (points every ${span} bytes)`,
+    factory: async (content) => {
+      const { gzip, index } = gzipWithIndex(content, span, compressed);
+      return GzipBlob.open(new MemoryBlob(gzip), new MemoryBlob(index));
+    },
+    supports: { rejectsAfterClose: true },
+  });
+
+test('GzipBlob answers or fails with an error of the format, whatever byte of the index is wrong', async () => {
+  const plain = sampleContent.subarray(0, 100_000);
+  const { gzip, index } = gzipWithIndex(plain, 20_000);
+  await fc.assert(
+    fc.asyncProperty(
+      fc.nat(index.length - 1),
+      fc.integer({ min: 1, max: 255 }),
+      fc.boolean(),
+      async (at, flip, mend) => {
+        const damaged = Buffer.from(index);
+        damaged[at] = (damaged[at] ?? 0) ^ flip;
+        if (mend) damaged.writeUInt32LE(crc32c(damaged.subarray(0, 329)), 329);
+        try {
+          const blob = await GzipBlob.open(new MemoryBlob(gzip), new MemoryBlob(damaged));
+          for (const offset of [0, 15_000, 45_000, 99_000]) await blob.read(offset, new Uint8Array(1000));
+        } catch (error) {
+          if (error instanceof RangeError) return; // The plain size was made smaller.
+          assert.match((error as { code?: string }).code ?? String(error), /^OBD_FORMAT_/);
+        }
+      },
+    ),
+    { numRuns: 300 },
+  );
 });
