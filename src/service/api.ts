@@ -10,14 +10,12 @@ import { DEVICE_ID } from '../blockdev/index.js';
 export const API_VERSION = 1;
 /** Most bytes of a request's body: a path, a name and a few options. */
 export const MAX_BODY = 64 * 1024;
-/** Where the socket lies in the run directory. */
-export const SOCKET_NAME = 'overlaybd.sock';
 
 /** Life of a device: `opening` ends in `ready` or `failed`; `detaching` ends with the entry. */
 export type DeviceState = 'opening' | 'ready' | 'failed' | 'detaching';
 
 /** How a caller chooses the front end; `auto` takes TCMU where the machine has it, else FUSE. */
-export const TRANSPORT_CHOICES = ['auto', 'tcmu', 'fuse'] as const;
+export const TRANSPORT_CHOICES = ['auto', 'tcmu', 'fuse', 'nbd'] as const;
 /** One of {@link TRANSPORT_CHOICES}. */
 export type TransportChoice = (typeof TRANSPORT_CHOICES)[number];
 
@@ -51,6 +49,8 @@ const deviceSchema = z.object({
   bytesFetched: z.number(),
   /** Stored bytes of the image's remote layers; 0 if all of it is local. */
   remoteBytes: z.number(),
+  /** How many of those are on local disk now. */
+  presentBytes: z.number(),
   /** Reads or writes that ended in an error. */
   errors: z.number(),
   /** Why it failed; or its last error. */
@@ -67,7 +67,7 @@ const serviceSchema = z.object({
   pid: z.number(),
   configPath: z.string(),
   since: z.string(),
-  /** Ends by itself with its last device: started by `obd attach`. */
+  /** Ends with its last device: started by `obd attach`. */
   ephemeral: z.boolean(),
   transports: z.array(z.string()),
 });
@@ -83,7 +83,6 @@ export const attachBodySchema = z
     image: z.string().min(1).max(4096).optional(),
     id: z.string().regex(DEVICE_ID, 'expected 1 to 13 of letters, digits, "_" and "-"').optional(),
     transport: z.enum(TRANSPORT_CHOICES).optional(),
-    /** Of an ephemeral service: what to attach before it may end. Ignored by others. */
   })
   .refine((body) => (body.configPath === undefined) !== (body.image === undefined), {
     error: 'expected exactly one of configPath and image',

@@ -9,25 +9,10 @@
  */
 import { basename, dirname } from 'node:path';
 import { DeviceError } from '../blob/index.js';
-import {
-  DEVICE_ID,
-  type Attachment,
-  type BlockDevice,
-  type FrontEnd,
-  type Transport,
-} from '../blockdev/index.js';
+import { DEVICE_ID, type Attachment, type FrontEnd, type Transport } from '../blockdev/index.js';
 import type { Logger } from '../log/index.js';
 import { toApiError, type DeviceInfo, type TransportChoice } from './api.js';
-import type { Opening, Openings } from './openings.js';
-
-/** Numbers of one device's traffic. */
-export interface Traffic {
-  readonly reads: number;
-  readonly bytesRead: number;
-  readonly errors: number;
-  /** The last I/O error, for `reason`. */
-  readonly lastError?: unknown;
-}
+import type { ImageStats, Opening, Openings } from './openings.js';
 
 /** What the table is made of. */
 export interface DeviceTableOptions {
@@ -36,17 +21,19 @@ export interface DeviceTableOptions {
   readonly openings: Openings;
   /** Why a transport that is not among the front ends is missing, for the error message. */
   readonly unsupported: ReadonlyMap<Transport, string>;
-  readonly traffic: (device: BlockDevice) => Traffic;
   readonly log: Logger;
 }
 
 /** What to attach. */
 export interface TableRequest {
-  readonly configPath: string;
-  readonly id?: string;
-  readonly transport?: TransportChoice;
+  /** The image's configuration, or how to make it once the device has its name. */
+  readonly config: string | ((id: string) => Promise<string>);
+  readonly id?: string | undefined;
+  readonly transport?: TransportChoice | undefined;
   /** How the user named the image, for lists. */
-  readonly image?: string;
+  readonly image?: string | undefined;
+  /** Runs after the device is gone, or did not come to be. */
+  readonly release?: ((id: string) => Promise<void>) | undefined;
 }
 
 /** A request of ours that is under way, or has failed. */
@@ -54,6 +41,7 @@ interface Pending {
   readonly request: TableRequest;
   readonly transport: Transport;
   readonly since: Date;
+  configPath: string;
   failed: { readonly error: unknown } | undefined;
 }
 
@@ -61,14 +49,16 @@ interface Pending {
 const MAX_FAILED = 64;
 /** Everything a TCMU host bus adapter and a process's descriptors allow is far above; a bound against runaways. */
 const MAX_DEVICES = 1000;
-const NO_TRAFFIC: Traffic = { reads: 0, bytesRead: 0, errors: 0 };
+const NO_TRAFFIC = { reads: 0, bytesRead: 0, errors: 0 };
+const NO_STATS: ImageStats = { bytesFetched: 0, remoteBytes: 0, presentBytes: 0 };
 
 /** See the head of this file. */
 export class DeviceTable {
   readonly #options: DeviceTableOptions;
   readonly #pending = new Map<string, Pending>();
-  readonly #images = new Map<string, string>();
-  readonly #detaching = new Set<Attachment>();
+  /** What is known only here of what is attached, by id. */
+  readonly #requests = new Map<string, TableRequest>();
+  readonly #detaching = new Set<string>();
 
   constructor(options: DeviceTableOptions) {
     this.#options = options;
@@ -92,20 +82,24 @@ export class DeviceTable {
       request,
       transport: frontEnd.transport,
       since: new Date(),
+      configPath: typeof request.config === 'string' ? request.config : '',
       failed: undefined,
     };
     this.#pending.set(id, pending);
     try {
-      const attachment = await frontEnd.attach({ configPath: request.configPath, id });
+      if (typeof request.config !== 'string') pending.configPath = await request.config(id);
+      const { configPath } = pending;
+      const attachment = await frontEnd.attach({ configPath, id });
       this.#pending.delete(id);
-      if (request.image !== undefined) this.#images.set(id, request.image);
+      this.#requests.set(id, request);
       this.#options.log.info({ dev: id, devicePath: attachment.devicePath }, 'device attached');
       return this.#ofAttachment(attachment);
     } catch (error) {
       pending.failed = { error };
-      this.#options.openings.dismiss(request.configPath);
+      this.#options.openings.dismiss(pending.configPath);
       this.#boundFailures();
       this.#options.log.error({ dev: id, err: error }, 'device not attached');
+      await this.#release(id, request);
       throw error;
     }
   }
@@ -128,16 +122,19 @@ export class DeviceTable {
       this.#options.openings.dismiss(entry.configPath);
       return entry;
     }
+    const { id, device } = attachment;
     const before = this.#ofAttachment(attachment);
-    this.#detaching.add(attachment);
+    this.#detaching.add(id);
     try {
       await attachment.detach();
-      this.#options.openings.forget(attachment.device);
-      this.#images.delete(attachment.id);
-      this.#options.log.info({ dev: attachment.id }, 'device detached');
+      this.#options.openings.forget(device);
+      this.#options.log.info({ dev: id }, 'device detached');
     } finally {
-      this.#detaching.delete(attachment);
+      this.#detaching.delete(id);
     }
+    const request = this.#requests.get(id);
+    this.#requests.delete(id);
+    if (request !== undefined) await this.#release(id, request);
     return before;
   }
 
@@ -157,7 +154,7 @@ export class DeviceTable {
     const rows = this.#attachments().map((attachment) => this.#ofAttachment(attachment));
     const ours = new Set<string>();
     for (const [id, pending] of this.#pending) {
-      ours.add(pending.request.configPath);
+      ours.add(pending.configPath);
       rows.push(ofPending(id, pending));
     }
     // What the kernel asked for on behalf of others has no entry of ours.
@@ -208,7 +205,7 @@ export class DeviceTable {
     const wanted =
       request.image !== undefined
         ? imageName(request.image)
-        : basename(dirname(request.configPath)) || 'device';
+        : configName(typeof request.config === 'string' ? request.config : '');
     const stem = wanted.replace(/[^0-9A-Za-z_-]+/g, '-').replace(/^-+|-+$/g, '') || 'device';
     const first = stem.slice(0, 13);
     if (!this.#taken(first)) return first;
@@ -216,6 +213,12 @@ export class DeviceTable {
       const id = `${stem.slice(0, 12 - String(n).length)}-${n}`;
       if (!this.#taken(id)) return id;
     }
+  }
+
+  async #release(id: string, request: TableRequest): Promise<void> {
+    await request.release?.(id).catch((error: unknown) => {
+      this.#options.log.warn({ dev: id, err: error }, 'files of a device are not removed');
+    });
   }
 
   #boundFailures(): void {
@@ -229,12 +232,13 @@ export class DeviceTable {
 
   #ofAttachment(attachment: Attachment): DeviceInfo {
     const opening = this.#options.openings.of(attachment.device);
-    const stats = opening?.image?.stats() ?? { bytesFetched: 0, remoteBytes: 0 };
-    const { lastError, ...traffic } = this.#options.traffic(attachment.device);
-    const image = this.#images.get(attachment.id);
+    const { bytesFetched, remoteBytes, presentBytes } = opening?.image?.stats() ?? NO_STATS;
+    const counters = attachment.served?.counters;
+    const health = attachment.served?.health;
+    const image = this.#requests.get(attachment.id)?.image;
     return {
       id: attachment.id,
-      state: this.#detaching.has(attachment) ? 'detaching' : 'ready',
+      state: this.#detaching.has(attachment.id) ? 'detaching' : 'ready',
       transport: attachment.transport,
       configPath: attachment.configPath,
       ...(image === undefined ? {} : { image }),
@@ -245,11 +249,23 @@ export class DeviceTable {
       ...(opening?.endedAt === undefined
         ? {}
         : { openMs: opening.endedAt.getTime() - opening.startedAt.getTime() }),
-      ...traffic,
-      ...stats,
-      ...(lastError === undefined ? {} : { reason: toApiError(lastError) }),
+      reads: counters?.reads ?? 0,
+      bytesRead: counters?.readBytes ?? 0,
+      errors: health?.errors ?? 0,
+      bytesFetched,
+      remoteBytes,
+      presentBytes,
+      ...(health?.lastError === undefined
+        ? {}
+        : { reason: { code: 'OBD_IO_FAILED', message: health.lastError } }),
     };
   }
+}
+
+/** `/a/b/image.json` is "image"; the usual name says nothing, so `/a/b/config.v1.json` is "b". */
+function configName(path: string): string {
+  const name = basename(path).replace(/\.json$/, '');
+  return name === 'config.v1' || name === 'config' ? basename(dirname(path)) : name;
 }
 
 /** `docker://host/library/debian:12` is "debian", `oci:/srv/images/app:1` is "app". */
@@ -264,12 +280,11 @@ function ofPending(id: string, pending: Pending): DeviceInfo {
     id,
     state: pending.failed === undefined ? 'opening' : 'failed',
     transport: pending.transport,
-    configPath: pending.request.configPath,
+    configPath: pending.configPath,
     ...(image === undefined ? {} : { image }),
     since: pending.since.toISOString(),
     ...NO_TRAFFIC,
-    bytesFetched: 0,
-    remoteBytes: 0,
+    ...NO_STATS,
     ...(pending.failed === undefined ? {} : { reason: toApiError(pending.failed.error) }),
   };
 }
@@ -282,8 +297,7 @@ function ofOpening(opening: Opening, transport: Transport): DeviceInfo {
     configPath: opening.configPath,
     since: opening.startedAt.toISOString(),
     ...NO_TRAFFIC,
-    bytesFetched: 0,
-    remoteBytes: 0,
+    ...NO_STATS,
     ...(opening.error === undefined ? {} : { reason: toApiError(opening.error) }),
   };
 }

@@ -4,15 +4,18 @@
  * first moment, and where the result file is written.
  */
 import type { BlockDevice } from '../blockdev/index.js';
+import { writeResultFile } from '../image/index.js';
 import type { Logger } from '../log/index.js';
-import { resultFileOf, writeResult } from './result-file.js';
+import { resultPathOf } from './result-path.js';
 
 /** What an open image says about itself. Cheap. */
 export interface ImageStats {
   /** Bytes that came from a registry for this image since it was opened. */
   readonly bytesFetched: number;
-  /** Stored bytes of the layers that are not local; 0 if all are. */
+  /** Stored bytes of the layers that come from a registry; 0 if all are local files. */
   readonly remoteBytes: number;
+  /** How many of those are on local disk now. */
+  readonly presentBytes: number;
 }
 
 /** An image ready to be shown by a front end. */
@@ -146,10 +149,9 @@ export class Openings {
   }
 
   async #report(opening: MutableOpening): Promise<void> {
-    const path = await resultFileOf(opening.configPath);
-    if (path === undefined) return;
+    const path = await resultPathOf(opening.configPath);
     try {
-      await writeResult(path, opening.error);
+      await writeResultFile(path, opening.error);
     } catch (error) {
       this.#log.warn({ configPath: opening.configPath, path, err: error }, 'result file not written');
     }

@@ -1,0 +1,128 @@
+/** The admin API's client, for `obd` and the snapshotter. */
+import { request as httpRequest } from 'node:http';
+import { DeviceError, IoError, isSystemError } from '../blob/index.js';
+import {
+  API_VERSION,
+  answerSchemas,
+  fromApiError,
+  type AttachBody,
+  type DeviceInfo,
+  type ServiceInfo,
+} from './api.js';
+
+/** A list of a thousand devices is far below. */
+const MAX_ANSWER = 16 * 1024 * 1024;
+
+/** Nobody listens on the socket. */
+export class NoServiceError extends IoError {
+  override name = 'NoServiceError';
+  constructor(socketPath: string, cause: unknown) {
+    super('OBD_IO_NOT_FOUND', `No service listens on ${socketPath}`, {
+      source: socketPath,
+      hint: 'Start it: "systemctl start overlaybd-tcmu", or "obd attach" starts one for its device',
+      cause,
+    });
+  }
+}
+
+/** Calls a service. Each call is a connection of its own; calls may overlap. */
+export class AdminClient {
+  readonly socketPath: string;
+
+  constructor(socketPath: string) {
+    this.socketPath = socketPath;
+  }
+
+  /** Who answers. @throws NoServiceError; IoError without permission; DeviceError if it is no service of ours. */
+  async info(): Promise<ServiceInfo> {
+    return answerSchemas.service.parse(await this.#call('GET', 'service'));
+  }
+
+  /** Attaches an image; settles when the device can be opened. @throws what the service answers. */
+  async attach(body: AttachBody): Promise<DeviceInfo> {
+    return answerSchemas.device.parse(await this.#call('POST', 'devices', body));
+  }
+
+  /** Takes a device away. @param key id or device path. @returns what it was. */
+  async detach(key: string): Promise<DeviceInfo> {
+    return answerSchemas.device.parse(await this.#call('DELETE', `devices/${encodeURIComponent(key)}`));
+  }
+
+  async get(key: string): Promise<DeviceInfo> {
+    return answerSchemas.device.parse(await this.#call('GET', `devices/${encodeURIComponent(key)}`));
+  }
+
+  async list(): Promise<DeviceInfo[]> {
+    return answerSchemas.devices.parse(await this.#call('GET', 'devices')).devices;
+  }
+
+  async #call(method: string, path: string, body?: unknown): Promise<unknown> {
+    const { status, text } = await this.#exchange(method, `/v${API_VERSION}/${path}`, body);
+    let json: unknown;
+    try {
+      json = JSON.parse(text);
+    } catch (error) {
+      throw new DeviceError(
+        'OBD_DEVICE_UNSUPPORTED',
+        `What listens on ${this.socketPath} is not this service: it answers ${status} without JSON`,
+        { cause: error },
+      );
+    }
+    if (status < 300) return json;
+    const wrong = answerSchemas.error.safeParse(json);
+    if (wrong.success) throw fromApiError(wrong.data.error);
+    throw new DeviceError('OBD_DEVICE_UNSUPPORTED', `The service on ${this.socketPath} answers ${status}`);
+  }
+
+  #exchange(method: string, path: string, body: unknown): Promise<{ status: number; text: string }> {
+    const text = body === undefined ? '' : JSON.stringify(body);
+    return new Promise((resolve, reject) => {
+      const request = httpRequest(
+        {
+          socketPath: this.socketPath,
+          method,
+          path,
+          agent: false,
+          headers: {
+            host: 'overlaybd',
+            'content-type': 'application/json',
+            'content-length': Buffer.byteLength(text),
+          },
+        },
+        (response) => {
+          const chunks: Buffer[] = [];
+          let length = 0;
+          response.on('data', (chunk: Buffer) => {
+            length += chunk.length;
+            if (length > MAX_ANSWER) request.destroy(new Error(`answer of more than ${MAX_ANSWER} bytes`));
+            else chunks.push(chunk);
+          });
+          response.on('error', reject);
+          response.on('end', () => {
+            resolve({ status: response.statusCode ?? 0, text: Buffer.concat(chunks).toString('utf8') });
+          });
+        },
+      );
+      request.on('error', (error) => {
+        reject(this.#failure(error));
+      });
+      request.end(text);
+    });
+  }
+
+  #failure(error: Error): Error {
+    const code = isSystemError(error) ? error.code : '';
+    if (code === 'ENOENT' || code === 'ECONNREFUSED') return new NoServiceError(this.socketPath, error);
+    if (code === 'EACCES' || code === 'EPERM')
+      return new IoError('OBD_IO_PERMISSION', `Cannot talk to the service on ${this.socketPath}`, {
+        source: this.socketPath,
+        hint: 'This needs root',
+        cause: error,
+      });
+    return new IoError('OBD_IO_FAILED', `The service on ${this.socketPath} broke off: ${error.message}`, {
+      source: this.socketPath,
+      hint: 'Look at its log',
+      cause: error,
+    });
+  }
+}

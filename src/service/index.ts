@@ -1,0 +1,15 @@
+/** The service: devices of all front ends in one table, and an admin API to see and change them. */
+export { AdminClient, NoServiceError } from './admin-client.js';
+export { AdminServer, type AdminHandlers } from './admin-server.js';
+export {
+  TRANSPORT_CHOICES,
+  type AttachBody,
+  type DeviceInfo,
+  type DeviceState,
+  type ServiceInfo,
+  type TransportChoice,
+} from './api.js';
+export { DeviceTable, type DeviceTableOptions, type TableRequest } from './device-table.js';
+export { Openings, type ImageLoader, type ImageStats } from './openings.js';
+export * from './run-lock.js';
+export * from './service.js';

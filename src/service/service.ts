@@ -1,0 +1,308 @@
+/**
+ * The service: one process that opens images, serves their devices, and answers the admin API.
+ *
+ *   start:  lock -> I/O workers -> front ends (TCMU takes over what is in the kernel) -> leftovers -> admin API
+ *   end:    admin API -> what is being opened -> front ends -> I/O workers -> caches and network -> lock
+ *
+ * TCMU devices stay in the kernel when it ends, and wait for the next one. FUSE devices go with it.
+ */
+import { mkdir, readFile, readdir, rm } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { DeviceError, IoError, ioError } from '../blob/index.js';
+import {
+  FuseFrontEnd,
+  IoWorkers,
+  NbdFrontEnd,
+  TcmuFrontEnd,
+  fuseUnsupported,
+  tcmuAvailable,
+  type FrontEnd,
+  type Transport,
+} from '../blockdev/index.js';
+import { ImageOpener, plannerModule, type ServiceConfig } from '../image/index.js';
+import type { Logger } from '../log/index.js';
+import { AdminServer } from './admin-server.js';
+import { API_VERSION, type AttachBody, type DeviceInfo, type ServiceInfo } from './api.js';
+import { DeviceTable } from './device-table.js';
+import { imageLoader } from './image-loader.js';
+import { deviceMetrics } from './metrics.js';
+import { Openings } from './openings.js';
+import { takeRunLock, type RunLock } from './run-lock.js';
+
+/** Writes the configuration of an image named by reference into `dir`; returns its path. */
+export type ImageResolver = (image: string, dir: string, opener: ImageOpener) => Promise<string>;
+
+/** How a service is started. */
+export interface ServiceOptions {
+  readonly config: ServiceConfig;
+  /** Where `config` comes from, for {@link ServiceInfo}. */
+  readonly configPath: string;
+  readonly log: Logger;
+  readonly version: string;
+  /** What it makes for devices attached by reference; each has a directory of its own below. */
+  readonly stateDir: string;
+  readonly resolveImage: ImageResolver;
+  /** Ends with its last device. */
+  readonly ephemeral: boolean;
+}
+
+/** An ephemeral service that nobody attaches anything to ends after this. */
+const EPHEMERAL_START_MS = 60_000;
+
+/** See the head of this file. */
+export class Service {
+  /** Settles when an ephemeral service has nothing left to do; its owner then closes it. */
+  readonly idle: Promise<void>;
+  /** Why transports are missing. */
+  readonly unsupported: ReadonlyMap<Transport, string>;
+  readonly #options: ServiceOptions;
+  readonly #lock: RunLock;
+  readonly #opener: ImageOpener;
+  readonly #workers: IoWorkers;
+  readonly #openings: Openings;
+  readonly #frontEnds: readonly FrontEnd[];
+  readonly #table: DeviceTable;
+  readonly #since = new Date();
+  #server: AdminServer | undefined;
+  #closed: Promise<void> | undefined;
+  #sayIdle: () => void = () => undefined;
+  #idleTimer: NodeJS.Timeout | undefined;
+
+  private constructor(options: ServiceOptions, lock: RunLock, transports: Transports) {
+    const { config, log } = options;
+    this.#options = options;
+    this.#lock = lock;
+    this.unsupported = transports.unsupported;
+    this.#opener = new ImageOpener(config, log);
+    this.#workers = new IoWorkers({ logger: log, plannerModule });
+    this.#openings = new Openings(imageLoader(this.#opener), log);
+    this.#frontEnds = transports.usable.map((transport) => this.#makeFrontEnd(transport));
+    this.#table = new DeviceTable({
+      frontEnds: this.#frontEnds,
+      openings: this.#openings,
+      unsupported: transports.unsupported,
+      log,
+    });
+    this.idle = new Promise((resolve) => (this.#sayIdle = resolve));
+  }
+
+  /**
+   * Starts a service and waits until it serves.
+   * @throws DeviceError OBD_DEVICE_BUSY if another one has the socket, OBD_DEVICE_UNSUPPORTED if the machine lacks every
+   * front end that the configuration allows.
+   */
+  static async start(options: ServiceOptions): Promise<Service> {
+    const lock = await takeRunLock(options.config.apiSocket);
+    let service: Service | undefined;
+    try {
+      service = new Service(options, lock, await findTransports(options.config.transport));
+      await service.#start();
+      return service;
+    } catch (error) {
+      if (service === undefined) await lock.release();
+      else await service.close();
+      throw error;
+    }
+  }
+
+  async #start(): Promise<void> {
+    const { config, log } = this.#options;
+    await this.#opener.setQuiesce(() => this.#workers.quiesce());
+    for (const frontEnd of this.#frontEnds) {
+      if (frontEnd.transport === 'nbd') await mkdir(this.#nbdDir, { recursive: true, mode: 0o700 });
+      await frontEnd.start();
+    }
+    await this.#removeLeftovers();
+    this.#server = await AdminServer.listen(
+      config.apiSocket,
+      {
+        info: () => this.info(),
+        attach: (body) => this.attach(body),
+        detach: (key) => this.detach(key),
+        get: (key) => this.#table.get(key),
+        list: () => this.#table.list(),
+        metrics: () => deviceMetrics(this.#table.list()),
+      },
+      log,
+    );
+    log.info({ ...this.info(), unsupported: Object.fromEntries(this.unsupported) }, 'service is ready');
+    this.#checkIdle(EPHEMERAL_START_MS);
+  }
+
+  info(): ServiceInfo {
+    const { version, configPath, ephemeral } = this.#options;
+    return {
+      version,
+      api: API_VERSION,
+      pid: process.pid,
+      configPath,
+      since: this.#since.toISOString(),
+      ephemeral,
+      transports: this.#frontEnds.map(({ transport }) => transport),
+    };
+  }
+
+  /** See DeviceTable.attach. */
+  async attach(body: AttachBody): Promise<DeviceInfo> {
+    const { image, configPath, id, transport } = body;
+    clearTimeout(this.#idleTimer);
+    try {
+      if (configPath !== undefined) return await this.#table.attach({ config: configPath, id, transport });
+      if (image === undefined) throw new TypeError('Neither image nor configPath');
+      return await this.#table.attach({
+        config: (name) => this.#resolve(image, name),
+        id,
+        transport,
+        image,
+        release: (name) => rm(this.#deviceDir(name), { recursive: true, force: true }),
+      });
+    } finally {
+      this.#checkIdle();
+    }
+  }
+
+  /** See DeviceTable.detach. */
+  async detach(key: string): Promise<DeviceInfo> {
+    try {
+      return await this.#table.detach(key);
+    } finally {
+      this.#checkIdle();
+    }
+  }
+
+  list(): DeviceInfo[] {
+    return this.#table.list();
+  }
+
+  /** Ends the service. Idempotent; never rejects: what fails is logged, and the rest still ends. */
+  close(): Promise<void> {
+    this.#closed ??= (async () => {
+      const { log } = this.#options;
+      clearTimeout(this.#idleTimer);
+      const step = async (what: string, work: () => Promise<unknown> | undefined): Promise<void> => {
+        try {
+          await work();
+        } catch (error) {
+          log.error({ err: error }, `cannot end ${what} cleanly`);
+        }
+      };
+      this.#openings.close();
+      await step('the admin API', () => this.#server?.close());
+      for (const frontEnd of this.#frontEnds)
+        await step(`front end ${frontEnd.transport}`, () => frontEnd.close());
+      await step('the I/O workers', () => this.#workers.close());
+      await step('caches and network', () => this.#opener.close());
+      await step('the sockets', () => rm(this.#nbdDir, { recursive: true, force: true }));
+      await step('the lock', () => this.#lock.release());
+      log.info({}, 'service has ended');
+    })();
+    return this.#closed;
+  }
+
+  #checkIdle(afterMs = 0): void {
+    clearTimeout(this.#idleTimer);
+    if (!this.#options.ephemeral || !this.#table.idle) return;
+    // Not at once: the answer to whoever made it idle goes first.
+    this.#idleTimer = setTimeout(() => {
+      if (this.#table.idle) this.#sayIdle();
+    }, afterMs || 50);
+  }
+
+  #makeFrontEnd(transport: Transport): FrontEnd {
+    const logger = this.#options.log.child({ transport });
+    const { open } = this.#openings;
+    const workers = this.#workers;
+    switch (transport) {
+      case 'tcmu':
+        return new TcmuFrontEnd({ openImage: open, workers, logger });
+      case 'fuse':
+        return new FuseFrontEnd({ open, workers, logger });
+      case 'nbd':
+        return new NbdFrontEnd(this.#nbdDir, open, logger);
+      case 'memory':
+        throw new TypeError('A service has no use for devices in memory');
+    }
+  }
+
+  get #nbdDir(): string {
+    return join(dirname(this.#options.config.apiSocket), 'nbd');
+  }
+
+  #deviceDir(id: string): string {
+    return join(this.#options.stateDir, 'devices', id);
+  }
+
+  async #resolve(image: string, id: string): Promise<string> {
+    const dir = this.#deviceDir(id);
+    try {
+      await rm(dir, { recursive: true, force: true });
+      await mkdir(dir, { recursive: true, mode: 0o700 });
+    } catch (error) {
+      throw ioError(error, `make "${dir}"`, dir);
+    }
+    return this.#options.resolveImage(image, dir, this.#opener);
+  }
+
+  /** Directories of devices that an earlier service was killed with; those that the kernel still has stay. */
+  async #removeLeftovers(): Promise<void> {
+    const parent = join(this.#options.stateDir, 'devices');
+    const names = await readdir(parent).catch(() => []);
+    if (names.length === 0) return;
+    const kernel = await kernelDeviceNames();
+    for (const name of names) {
+      const dir = join(parent, name);
+      if (kernel.some((text) => text.includes(`${dir}/`))) continue;
+      await rm(dir, { recursive: true, force: true }).catch((error: unknown) => {
+        this.#options.log.warn({ dir, err: error }, 'leftover is not removed');
+      });
+    }
+  }
+}
+
+/** Names of all devices that the kernel has for user space; they hold the paths of their configurations. */
+async function kernelDeviceNames(): Promise<string[]> {
+  const uio = '/sys/class/uio';
+  const entries = await readdir(uio).catch(() => []);
+  return Promise.all(entries.map((entry) => readFile(join(uio, entry, 'name'), 'utf8').catch(() => '')));
+}
+
+interface Transports {
+  /** Best first. */
+  readonly usable: readonly Transport[];
+  readonly unsupported: ReadonlyMap<Transport, string>;
+}
+
+async function findTransports(choice: ServiceConfig['transport']): Promise<Transports> {
+  const unsupported = new Map<Transport, string>();
+  const usable: Transport[] = [];
+  const root = process.getuid?.() === 0;
+  if (choice === 'auto' || choice === 'tcmu') {
+    if (root && (await tcmuAvailable())) usable.push('tcmu');
+    else unsupported.set('tcmu', root ? 'this kernel has no module "target_core_user"' : 'needs root');
+  }
+  if (choice === 'auto' || choice === 'fuse') {
+    const reason = await fuseUnsupported();
+    if (reason === undefined) usable.push('fuse');
+    else unsupported.set('fuse', reason);
+  }
+  if (choice === 'auto' || choice === 'nbd') usable.push('nbd');
+  for (const transport of ['tcmu', 'fuse', 'nbd'] as const)
+    if (!usable.includes(transport) && !unsupported.has(transport))
+      unsupported.set(transport, `the service's configuration says "transport": "${choice}"`);
+  if (usable.length === 0)
+    throw new DeviceError(
+      'OBD_DEVICE_UNSUPPORTED',
+      `Cannot serve devices: ${[...unsupported].map(([t, reason]) => `${t}: ${reason}`).join('; ')}`,
+    );
+  return { usable, unsupported };
+}
+
+/** The socket that an options object or configuration means, checked. @throws IoError if it is too long for a socket. */
+export function checkSocketPath(path: string): string {
+  // sockaddr_un has 108 bytes.
+  if (Buffer.byteLength(path) > 107)
+    throw new IoError('OBD_IO_FAILED', `Cannot use socket "${path}": its path has more than 107 bytes`, {
+      source: path,
+    });
+  return path;
+}
