@@ -2,6 +2,11 @@ import { Command } from 'commander';
 import { addConvertCommand } from './convert.js';
 import { addExportCommand } from './export.js';
 import { addInspectCommand } from './inspect.js';
+import { addAttachCommand } from './attach.js';
+import { addDetachCommand } from './detach.js';
+import { addListCommand } from './list.js';
+import { addServiceCommand } from './tcmu-service.js';
+import { addMountCommand, addUmountCommand } from './mount.js';
 import { runCommand } from './program.js';
 import { addRegistryCommand } from './registry.js';
 import { addVerifyCommand } from './verify.js';
@@ -20,6 +25,12 @@ export function obdProgram(): Command {
   addInspectCommand(program);
   addRegistryCommand(program);
   addVerifyCommand(program);
+  addAttachCommand(program);
+  addDetachCommand(program);
+  addListCommand(program);
+  addMountCommand(program);
+  addUmountCommand(program);
+  addServiceCommand(program);
   return program;
 }
 

@@ -83,6 +83,8 @@ export const attachBodySchema = z
     image: z.string().min(1).max(4096).optional(),
     id: z.string().regex(DEVICE_ID, 'expected 1 to 13 of letters, digits, "_" and "-"').optional(),
     transport: z.enum(TRANSPORT_CHOICES).optional(),
+    /** Speak plain HTTP to the image's registry. */
+    plainHttp: z.boolean().optional(),
   })
   .refine((body) => (body.configPath === undefined) !== (body.image === undefined), {
     error: 'expected exactly one of configPath and image',

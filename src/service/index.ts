@@ -11,5 +11,6 @@ export {
 } from './api.js';
 export { DeviceTable, type DeviceTableOptions, type TableRequest } from './device-table.js';
 export { Openings, type ImageLoader, type ImageStats } from './openings.js';
+export * from './mounts.js';
 export * from './run-lock.js';
 export * from './service.js';

@@ -1,5 +1,5 @@
 import { constants } from 'node:fs';
-import { mkdir, open, readFile, unlink, type FileHandle } from 'node:fs/promises';
+import { mkdir, open, readFile, rmdir, stat, unlink, type FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { DeviceError, ioError } from '../blob/index.js';
 import { FileLock, lockFile } from '../native/index.js';
@@ -16,28 +16,44 @@ export interface RunLock {
  */
 export async function takeRunLock(socketPath: string): Promise<RunLock> {
   const path = `${socketPath}.lock`;
+  const dir = dirname(socketPath);
   let file: FileHandle | undefined;
   try {
-    await mkdir(dirname(socketPath), { recursive: true, mode: 0o700 });
-    file = await open(path, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW, 0o600);
-    if (!lockFile(file.fd, FileLock.EXCLUSIVE)) {
-      const pid = (await readFile(path, 'utf8')).trim();
-      throw new DeviceError(
-        'OBD_DEVICE_BUSY',
-        `Cannot start the service: another one has ${socketPath}${pid === '' ? '' : ` (process ${pid})`}`,
-        { hint: '"obd list" shows its devices; one started by "obd attach" ends with its last device' },
-      );
-    }
+    do {
+      await file?.close();
+      await mkdir(dir, { recursive: true, mode: 0o700 });
+      file = await open(path, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW, 0o600);
+      if (!lockFile(file.fd, FileLock.EXCLUSIVE)) {
+        const pid = (await readFile(path, 'utf8')).trim();
+        throw new DeviceError(
+          'OBD_DEVICE_BUSY',
+          `Cannot start the service: another one has ${socketPath}${pid === '' ? '' : ` (process ${pid})`}`,
+          { hint: '"obd list" shows its devices; one started by "obd attach" ends with its last device' },
+        );
+      }
+      // The holder before may have removed the file between our open and our lock; then the lock is worth nothing.
+    } while (!(await isNamed(path, file)));
     await file.truncate();
     await file.write(`${process.pid}\n`, 0);
     await unlink(socketPath).catch((error: unknown) => {
       if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
     });
-    const held = file;
-    // The file stays: who would remove it could remove another's.
-    return { release: () => held.close() };
   } catch (error) {
     await file?.close();
     throw ioError(error, `lock "${path}"`, path);
   }
+  const held = file;
+  return {
+    async release() {
+      await unlink(path).catch(() => undefined);
+      await held.close();
+      await rmdir(dir).catch(() => undefined); // unless others use it
+    },
+  };
+}
+
+async function isNamed(path: string, file: FileHandle): Promise<boolean> {
+  const named = await stat(path).catch(() => undefined);
+  const opened = await file.stat();
+  return named?.ino === opened.ino && named.dev === opened.dev;
 }

@@ -26,11 +26,17 @@ import { API_VERSION, type AttachBody, type DeviceInfo, type ServiceInfo } from 
 import { DeviceTable } from './device-table.js';
 import { imageLoader } from './image-loader.js';
 import { deviceMetrics } from './metrics.js';
+import { removeDeadMounts } from './mounts.js';
 import { Openings } from './openings.js';
 import { takeRunLock, type RunLock } from './run-lock.js';
 
 /** Writes the configuration of an image named by reference into `dir`; returns its path. */
-export type ImageResolver = (image: string, dir: string, opener: ImageOpener) => Promise<string>;
+export type ImageResolver = (
+  image: string,
+  dir: string,
+  opener: ImageOpener,
+  options: { readonly plainHttp: boolean },
+) => Promise<string>;
 
 /** How a service is started. */
 export interface ServiceOptions {
@@ -112,6 +118,7 @@ export class Service {
       if (frontEnd.transport === 'nbd') await mkdir(this.#nbdDir, { recursive: true, mode: 0o700 });
       await frontEnd.start();
     }
+    await removeDeadMounts(dirname(config.apiSocket), log);
     await this.#removeLeftovers();
     this.#server = await AdminServer.listen(
       config.apiSocket,
@@ -150,7 +157,7 @@ export class Service {
       if (configPath !== undefined) return await this.#table.attach({ config: configPath, id, transport });
       if (image === undefined) throw new TypeError('Neither image nor configPath');
       return await this.#table.attach({
-        config: (name) => this.#resolve(image, name),
+        config: (name) => this.#resolve(image, name, body.plainHttp === true),
         id,
         transport,
         image,
@@ -232,7 +239,7 @@ export class Service {
     return join(this.#options.stateDir, 'devices', id);
   }
 
-  async #resolve(image: string, id: string): Promise<string> {
+  async #resolve(image: string, id: string, plainHttp: boolean): Promise<string> {
     const dir = this.#deviceDir(id);
     try {
       await rm(dir, { recursive: true, force: true });
@@ -240,7 +247,7 @@ export class Service {
     } catch (error) {
       throw ioError(error, `make "${dir}"`, dir);
     }
-    return this.#options.resolveImage(image, dir, this.#opener);
+    return this.#options.resolveImage(image, dir, this.#opener, { plainHttp });
   }
 
   /** Directories of devices that an earlier service was killed with; those that the kernel still has stay. */

@@ -73,7 +73,10 @@ test('FuseFrontEnd leaves nothing behind after a detach', { skip }, async () => 
   const name = attachment.devicePath?.slice(5) ?? '';
   assert.equal(readFileSync(`/sys/block/${name}/loop/dio`, 'utf8').trim(), '1');
   assert.equal(readFileSync(`/sys/block/${name}/ro`, 'utf8').trim(), '1');
-  assert.equal(readFileSync(`/sys/block/${name}/loop/backing_file`, 'utf8').trim(), '/overlaybd-one');
+  assert.equal(
+    readFileSync(`/sys/block/${name}/loop/backing_file`, 'utf8').trim(),
+    `/overlaybd-one-${process.pid}`,
+  );
   await attachment.detach();
   await attachment.detach();
   assert.deepEqual(traces(), before);

@@ -157,7 +157,7 @@ export class FuseFrontEnd implements FrontEnd {
 
   /** Builds from the inside out; takes down what it made if a step fails. */
   async #build(id: string, configPath: string, device: BlockDevice): Promise<FuseAttachment> {
-    const name = `overlaybd-${id}`;
+    const name = fileName(id);
     const { workers, logger } = this.#options;
     const { fuseFd, mountFd } = await connectFuse(name, device.readOnly);
     let served: ServedQueue | undefined;
@@ -236,6 +236,21 @@ export class FuseFrontEnd implements FrontEnd {
     this.#kernelTurn = turn.catch(() => undefined);
     return turn;
   }
+}
+
+/** Shows in `losetup -l` and in /sys/block/loopN/loop/backing_file: whose device it is, and which process serves it. */
+function fileName(id: string): string {
+  return `overlaybd-${id}-${process.pid}`;
+}
+
+/**
+ * The process that serves (or served) a loop device through FUSE; undefined if the device is none of ours.
+ * @param name `loop0`.
+ */
+export async function servingProcessOf(name: string): Promise<number | undefined> {
+  const file = await readFile(`/sys/block/${name}/loop/backing_file`, 'utf8').catch(() => '');
+  const pid = /^\/overlaybd-.{1,13}-(\d+)\n?$/.exec(file)?.[1];
+  return pid === undefined ? undefined : Number(pid);
 }
 
 function loopPath(number: number): string {

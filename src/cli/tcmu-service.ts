@@ -1,0 +1,87 @@
+/** `obd service`, and `overlaybd-tcmu`: the service in the foreground, until SIGTERM. */
+import { readFileSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { Command, Option } from 'commander';
+import { DEFAULT_SERVICE_CONFIG_PATH, loadServiceConfig, type ServiceConfig } from '../image/index.js';
+import { makeLogger, type Logger, type LogLevel } from '../log/index.js';
+import { packageRoot, raiseFileLimit } from '../native/index.js';
+import { Service, checkSocketPath } from '../service/index.js';
+import { runCommand } from './program.js';
+import { resolveImage } from './resolve-image.js';
+import { STATE_DIR } from './service-access.js';
+
+/** As systemd's unit has it: a descriptor per layer, per connection, three per device. */
+const FILE_LIMIT = 1_048_576;
+/** overlaybd.json numbers its levels. */
+const LEVELS: readonly LogLevel[] = ['debug', 'info', 'warn', 'error'];
+
+interface ServiceFlags {
+  readonly stateDir: string;
+  readonly ephemeral?: boolean;
+}
+
+/** Adds `service` to the program. */
+export function addServiceCommand(program: Command): void {
+  configure(program.command('service'));
+}
+
+function configure(command: Command): Command {
+  return command
+    .description('Serve block devices until SIGTERM.')
+    .argument('[config]', 'overlaybd.json', DEFAULT_SERVICE_CONFIG_PATH)
+    .option('--state-dir <dir>', 'files of devices attached by reference', STATE_DIR)
+    .addOption(new Option('--ephemeral', 'end with the last device').hideHelp())
+    .addHelpText('after', '\nExample:\n  overlaybd-tcmu /etc/overlaybd/overlaybd.json\n')
+    .action(serviceCommand);
+}
+
+/** Entry point of bin/overlaybd-tcmu. */
+export async function main(argv: readonly string[]): Promise<void> {
+  await runCommand(configure(new Command('overlaybd-tcmu').showHelpAfterError('(see --help)')), argv);
+}
+
+function openLog(config: ServiceConfig): Logger {
+  const { logLevel, logPath } = config.logConfig;
+  return makeLogger(LEVELS[logLevel] ?? 'error', logPath === '' ? undefined : logPath);
+}
+
+async function serviceCommand(configArgument: string, flags: ServiceFlags): Promise<void> {
+  const configPath = resolve(configArgument);
+  // What is wrong with the configuration is said where the operator looks first.
+  const config = await loadServiceConfig(configPath, makeLogger('warn'));
+  checkSocketPath(config.apiSocket);
+  const log = openLog(config);
+  const files = raiseFileLimit(FILE_LIMIT);
+  if (files < FILE_LIMIT) log.info({ files, wanted: FILE_LIMIT }, 'limit of open files is lower than wanted');
+  const stopped = new Promise<string>((resolve) => {
+    for (const signal of ['SIGTERM', 'SIGINT'] as const)
+      process.on(signal, () => {
+        resolve(signal);
+      });
+  });
+  process.on('SIGHUP', () => undefined); // of the terminal that started it
+  const service = await Service.start({
+    config,
+    configPath,
+    log,
+    version: packageVersion(),
+    stateDir: resolve(flags.stateDir),
+    resolveImage,
+    ephemeral: flags.ephemeral === true,
+  });
+  const missing = service.unsupported.get('tcmu');
+  process.stderr.write(
+    `Serving on ${config.apiSocket} through ${service.info().transports.join(', ')}` +
+      `${missing === undefined ? '' : ` (tcmu: ${missing})`}\n`,
+  );
+  const reason = await Promise.race([stopped, service.idle.then(() => 'the last device is gone')]);
+  log.info({ reason }, 'service is ending');
+  await service.close();
+}
+
+function packageVersion(): string {
+  const { version } = JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8')) as {
+    version: string;
+  };
+  return version;
+}
