@@ -43,7 +43,7 @@ start_service() { # CONFIG
   bin/overlaybd-tcmu "$1" >>"$service_log.output" 2>&1 &
   service_pid=$!
   for _ in $(seq 300); do
-    [ ! -S "$service_socket" ] || bin/obd list >/dev/null 2>&1 && return 0
+    if [ -S "$service_socket" ] && bin/obd list >/dev/null 2>&1; then return 0; fi
     kill -0 "$service_pid" 2>/dev/null || { cat "$service_log.output" && die "the service ended at its start"; }
     sleep 0.1
   done
