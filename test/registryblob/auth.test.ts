@@ -129,12 +129,12 @@ describe('bearer tokens', () => {
   test('are renewed before they expire, without a refused request', async () => {
     await withRegistry(
       {
-        token: sendToken((n) => ({ token: `T${n}`, expires_in: 0.4 })),
+        token: sendToken((n) => ({ token: `T${n}`, expires_in: n === 1 ? 2 : 60 })),
         accept: (header) => header.startsWith('Bearer T'),
       },
       async (read, { registry, tokens }) => {
         await read();
-        await sleep(330);
+        await sleep(1550);
         await Promise.all([read(), read(), read(), read()]);
         assert.equal(tokens.seen.length, 2, 'one renewal for all');
         assert.equal(
@@ -150,7 +150,7 @@ describe('bearer tokens', () => {
     await withRegistry(
       {
         token: (n, _, response) => {
-          if (n === 1) response.end('{"token":"T1","expires_in":4}');
+          if (n === 1) response.end('{"token":"T1","expires_in":6}');
           else response.writeHead(404).end();
         },
         accept: (header) => header === 'Bearer T1',
@@ -158,7 +158,7 @@ describe('bearer tokens', () => {
       },
       async (read, { tokens }) => {
         await read();
-        await sleep(3050);
+        await sleep(4550);
         await read();
         assert.equal(tokens.seen.length, 2);
       },

@@ -133,7 +133,7 @@ describe('RegistryBlob', () => {
       async (blob) => {
         const start = performance.now();
         assert.deepEqual(await readAt(blob, 0, 1000), content.subarray(0, 1000));
-        assert.ok(performance.now() - start < 5000);
+        assert.ok(performance.now() - start < 10_000);
       },
       { timeoutMs: 300 },
     );

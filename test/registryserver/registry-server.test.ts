@@ -297,7 +297,7 @@ describe('the registry server', () => {
       [1, 2].map(async () => (await fetch(`${server.url}/v2/a/blobs/${digest}`)).arrayBuffer()),
     );
     const took = performance.now() - begin;
-    assert.ok(took > 600 && took < 2500, `${took} ms for 600000 bytes`);
+    assert.ok(took > 600 && took < 10_000, `${took} ms for 600000 bytes`);
   });
 
   test('redirects reads of blobs on request', async () => {
@@ -315,7 +315,7 @@ describe('the registry server', () => {
     stalled.catch(() => undefined);
     const begin = performance.now();
     await server.close();
-    assert.ok(performance.now() - begin < 4000);
+    assert.ok(performance.now() - begin < 10_000);
     await assert.rejects(stalled);
   });
 });
