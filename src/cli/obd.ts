@@ -7,6 +7,7 @@ import { addDetachCommand } from './detach.js';
 import { addListCommand } from './list.js';
 import { addServiceCommand } from './tcmu-service.js';
 import { addMountCommand, addUmountCommand } from './mount.js';
+import { addNbdCommand } from './nbd.js';
 import { runCommand } from './program.js';
 import { addRegistryCommand } from './registry.js';
 import { addVerifyCommand } from './verify.js';
@@ -23,6 +24,7 @@ export function obdProgram(): Command {
   addConvertCommand(program);
   addExportCommand(program);
   addInspectCommand(program);
+  addNbdCommand(program);
   addRegistryCommand(program);
   addVerifyCommand(program);
   addAttachCommand(program);
