@@ -1,5 +1,6 @@
 import { open, opendir, rm, stat, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
+import { CacheError } from '../blob/index.js';
 import type { Logger } from '../log/index.js';
 import { punchHole } from '../native/index.js';
 import { isCacheKey } from './names.js';
@@ -155,12 +156,37 @@ export class Evictor {
       const choice = choose(need, now, files, closed);
       let freed = 0;
       for (const { blob, bytes } of choice.closed) freed += await this.#shrink(blob, bytes);
-      const evicted = await Promise.all(
-        choice.open.map(({ file, units }) => file.evict(units, this.#options.quiesce)),
+      const evicted = await Promise.allSettled(
+        choice.open.map(({ file, units }) => file.evict(units, () => this.#grace())),
       );
-      return evicted.reduce((sum, bytes) => sum + bytes, freed);
+      for (const result of evicted) {
+        if (result.status === 'fulfilled') freed += result.value;
+        else
+          this.#options.log.warn(
+            { err: result.reason as unknown },
+            'Space of evicted units is not given back yet',
+          );
+      }
+      return freed;
     } finally {
       for (const file of files) file.share();
+    }
+  }
+
+  /** @throws CacheError if the workers do not answer: one is stuck, or they have ended. */
+  async #grace(): Promise<void> {
+    let timer: NodeJS.Timeout | undefined;
+    const tooLong = new Promise<never>((_, reject) => {
+      timer = setTimeout(() => {
+        reject(
+          new CacheError('OBD_CACHE_IO', `I/O workers did not finish their reads in ${GRACE_TIMEOUT_MS} ms`),
+        );
+      }, GRACE_TIMEOUT_MS);
+    });
+    try {
+      await Promise.race([this.#options.quiesce(), tooLong]);
+    } finally {
+      clearTimeout(timer);
     }
   }
 
@@ -196,6 +222,9 @@ export class Evictor {
 
 /** The file system is asked this often while the cache is being filled: other processes may fill it too. */
 const RESCAN_MS = 10_000;
+
+/** A worker passes its loop within milliseconds, a read of a bad disk may take seconds. */
+const GRACE_TIMEOUT_MS = 30_000;
 
 /** What an {@link Evictor} works with. */
 export interface EvictorOptions {

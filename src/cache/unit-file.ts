@@ -39,6 +39,8 @@ export class UnitFile {
   /** Units in memory whose sidecar byte is not written yet. */
   #dirty = new Set<number>();
   #committing: Set<number> | undefined;
+  /** Evicted, but their space is not given back yet: the grace period failed. The next eviction takes them along. */
+  readonly #unpunched = new Set<number>();
   #commit: Promise<void> | undefined;
   readonly #readers = new Readers();
   /** Writers pass; who takes units away is alone. */
@@ -156,6 +158,7 @@ export class UnitFile {
       for (let unit = first; unit < first + count; unit++) {
         this.#lastUse[unit] = now;
         this.#dirty.add(unit);
+        this.#unpunched.delete(unit);
         this.#mark(unit);
       }
     });
@@ -242,20 +245,23 @@ export class UnitFile {
   /**
    * Takes units away and gives their space back. The caller holds the exclusive lock ({@link tryExclusive}).
    * @param grace settles once no reader outside of this class, who looked at `presence` before the call, still reads.
+   *   If it rejects the units are absent all the same, and their space is given back with the next ones.
    * @returns bytes given back; 0 where the file system has no holes.
    */
   async evict(units: readonly number[], grace: () => Promise<void>): Promise<number> {
     if (!this.#exclusive) throw new TypeError('UnitFile.evict() without the exclusive lock');
     return this.#gate.alone(async () => {
       await this.#drop(units);
+      for (const unit of units) this.#unpunched.add(unit);
       await grace();
       await this.#readers.gone();
       let freed = 0;
-      for (const [first, count] of unitRuns(units)) {
+      for (const [first, count] of unitRuns(this.#unpunched)) {
         const offset = first * this.unitSize;
         const length = Math.min(offset + count * this.unitSize, this.size) - offset;
         if (await punchHole(this.#data.fd, offset, length)) freed += length;
       }
+      this.#unpunched.clear();
       return freed;
     });
   }

@@ -204,3 +204,27 @@ test('BlobCache on a file system without holes keeps what is in use and removes 
   assert.ok(diskBytes(dir) <= 40 * UNIT);
   await second.close();
 });
+
+test('BlobCache gives space back later when the workers did not pass in time', async (t) => {
+  const dir = tempDir(t);
+  const cache = await openCache(t, dir, { capacity: 40 * UNIT, maxRunBytes: UNIT });
+  const { source, open } = makeSource(80 * UNIT);
+  const blob = await open(cache);
+  let failures = 0;
+  cache.setQuiesce(async () => {
+    if (failures++ === 0) throw new Error('worker is gone');
+  });
+  for (let round = 0; round < 2; round++) {
+    for (let unit = 0; unit < 80; unit++)
+      assert.deepEqual(
+        await readRange(blob, unit * UNIT, UNIT),
+        source.plain.slice(unit * UNIT, (unit + 1) * UNIT),
+      );
+    await cache.flush();
+  }
+  assert.ok(failures > 1);
+  assert.ok(diskBytes(dir) <= 40 * UNIT, `${diskBytes(dir)} on disk`);
+  const held = blob.presentBytes;
+  assert.ok(diskBytes(dir) - held <= 4 * UNIT, `${diskBytes(dir)} on disk for ${held} present`);
+  await blob.close();
+});
