@@ -5,7 +5,7 @@ import type { ImageLoader } from './openings.js';
 /** Opens images with the process's registry client and caches, as front ends want them. */
 export function imageLoader(opener: ImageOpener): ImageLoader {
   return async (configPath, signal) => {
-    const image = await opener.open(configPath, { signal });
+    const image = await opener.open(configPath, { signal, download: true });
     const device = new BlockDevice(image.blob, { readOnly: image.readOnly, planner: image.planner });
     return { device, stats: () => image.stats() };
   };
