@@ -135,6 +135,14 @@ export class Transport {
   checkScheme(url: URL): void {
     if (url.protocol === 'https:') return;
     if (url.protocol === 'http:' && this.#options.plainHttpHosts.has(url.host)) return;
+    if (url.protocol !== 'http:')
+      throw new ConfigError(
+        'OBD_CONFIG_VALUE',
+        `Cannot use "${redactUrl(url.href)}": scheme is not https or http`,
+        {
+          source: redactUrl(url.href),
+        },
+      );
     throw new ConfigError(
       'OBD_CONFIG_VALUE',
       `Cannot use "${redactUrl(url.href)}": plain HTTP is refused for host "${url.host}"`,

@@ -314,7 +314,7 @@ describe('RegistryBlob', () => {
         'OBD_CONFIG_VALUE',
         /"http:\/\/storage.example\/x": plain HTTP is refused/,
       ],
-      ['ftp://storage.example/x', 'OBD_CONFIG_VALUE', /plain HTTP is refused|ftp/],
+      ['ftp://storage.example/x', 'OBD_CONFIG_VALUE', /scheme is not https or http/],
     ];
     for (const [location, code, message] of cases)
       await withBlob(
