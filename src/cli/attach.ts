@@ -3,7 +3,7 @@ import { TRANSPORT_CHOICES } from '../service/index.js';
 import {
   addServiceOptions,
   attachBody,
-  ensureService,
+  attachThrough,
   serviceAddress,
   type AttachOptions,
 } from './service-access.js';
@@ -36,8 +36,7 @@ export function addAttachCommand(program: Command): void {
     .action(async (image: string, options: AttachOptions & { readonly json?: boolean }) => {
       const body = await attachBody(image, options);
       const address = await serviceAddress(options);
-      await ensureService(address, options);
-      const device = await address.client.attach(body);
+      const device = await attachThrough(address, options, body);
       process.stdout.write(
         options.json === true
           ? `${JSON.stringify(device, undefined, 2)}\n`

@@ -7,7 +7,7 @@ import { addAttachOptions } from './attach.js';
 import {
   addServiceOptions,
   attachBody,
-  ensureService,
+  attachThrough,
   serviceAddress,
   type AttachOptions,
   type ServiceAccessOptions,
@@ -35,8 +35,7 @@ async function mountCommand(
   const directory = await existingDirectory(dir);
   const body = await attachBody(image, options);
   const address = await serviceAddress(options);
-  await ensureService(address, options);
-  const device = await address.client.attach(body);
+  const device = await attachThrough(address, options, body);
   const { devicePath } = device;
   let mounted = false;
   try {

@@ -4,12 +4,18 @@ import { mkdir, open, stat } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Command } from 'commander';
-import { ConfigError, DeviceError, ioError } from '../blob/index.js';
+import { ConfigError, DeviceError, OverlaybdError, ioError } from '../blob/index.js';
 import { loadServiceConfig, type ServiceConfig } from '../image/index.js';
 import { silentLogger } from '../log/index.js';
 import { packageRoot } from '../native/index.js';
 import { parseImageName } from '../oci/index.js';
-import { AdminClient, NoServiceError, type AttachBody, type TransportChoice } from '../service/index.js';
+import {
+  AdminClient,
+  NoServiceError,
+  type AttachBody,
+  type DeviceInfo,
+  type TransportChoice,
+} from '../service/index.js';
 import { isImageName } from './artifacts.js';
 import { serviceConfigPath } from './service-config-path.js';
 
@@ -30,6 +36,8 @@ export interface AttachOptions extends ServiceAccessOptions {
 export const STATE_DIR = '/var/lib/overlaybd';
 const START_TIMEOUT_MS = 60_000;
 const POLL_MS = 50;
+/** An ending service is met once, perhaps twice. */
+const ATTEMPTS = 5;
 
 /** Adds the options to a command. */
 export function addServiceOptions(command: Command): Command {
@@ -83,10 +91,32 @@ export async function attachBody(target: string, options: AttachOptions): Promis
 }
 
 /**
+ * Attaches, through a service that is started if there is none. One that is just ending is waited for.
+ * @throws what the service answers, and what starting one throws.
+ */
+export async function attachThrough(
+  address: ServiceAddress,
+  options: ServiceAccessOptions,
+  body: AttachBody,
+): Promise<DeviceInfo> {
+  for (let attempt = 1; ; attempt++) {
+    await ensureService(address, options);
+    try {
+      return await address.client.attach(body);
+    } catch (error) {
+      const ending =
+        error instanceof NoServiceError || (error instanceof OverlaybdError && error.code === 'OBD_ABORTED');
+      if (!ending || attempt === ATTEMPTS) throw error;
+      await sleep(POLL_MS * attempt);
+    }
+  }
+}
+
+/**
  * Makes sure that a service runs. Without one, starts one that ends with its last device, and says so on stderr.
  * @throws DeviceError with what the new service said if it does not start.
  */
-export async function ensureService(address: ServiceAddress, options: ServiceAccessOptions): Promise<void> {
+async function ensureService(address: ServiceAddress, options: ServiceAccessOptions): Promise<void> {
   try {
     await address.client.info();
     return;

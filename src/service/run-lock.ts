@@ -1,8 +1,13 @@
 import { constants } from 'node:fs';
 import { mkdir, open, readFile, rmdir, stat, unlink, type FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { DeviceError, ioError } from '../blob/index.js';
 import { FileLock, lockFile } from '../native/index.js';
+
+/** How long a service that ends may take: some seconds for who still has a FUSE device open. */
+const ENDING_MS = 15_000;
+const POLL_MS = 50;
 
 /** Held by the one service of a socket. The kernel drops it with the process, however that ends. */
 export interface RunLock {
@@ -17,13 +22,20 @@ export interface RunLock {
 export async function takeRunLock(socketPath: string): Promise<RunLock> {
   const path = `${socketPath}.lock`;
   const dir = dirname(socketPath);
+  const deadline = Date.now() + ENDING_MS;
   let file: FileHandle | undefined;
   try {
     do {
       await file?.close();
       await mkdir(dir, { recursive: true, mode: 0o700 });
       file = await open(path, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW, 0o600);
-      if (!lockFile(file.fd, FileLock.EXCLUSIVE)) {
+      while (!lockFile(file.fd, FileLock.EXCLUSIVE)) {
+        // Without its socket it is only starting, or ending: then its end is near.
+        const serves = await stat(socketPath).catch(() => undefined);
+        if (serves === undefined && Date.now() < deadline) {
+          await sleep(POLL_MS);
+          continue;
+        }
         const pid = (await readFile(path, 'utf8')).trim();
         throw new DeviceError(
           'OBD_DEVICE_BUSY',

@@ -8,7 +8,7 @@
  */
 import { mkdir, readFile, readdir, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { DeviceError, IoError, ioError } from '../blob/index.js';
+import { DeviceError, IoError, abortedError, ioError } from '../blob/index.js';
 import {
   FuseFrontEnd,
   IoWorkers,
@@ -73,6 +73,7 @@ export class Service {
   #closed: Promise<void> | undefined;
   #sayIdle: () => void = () => undefined;
   #idleTimer: NodeJS.Timeout | undefined;
+  #idleSaid = false;
 
   private constructor(options: ServiceOptions, lock: RunLock, transports: Transports) {
     const { config, log } = options;
@@ -152,6 +153,7 @@ export class Service {
   /** See DeviceTable.attach. */
   async attach(body: AttachBody): Promise<DeviceInfo> {
     const { image, configPath, id, transport } = body;
+    if (this.#closed !== undefined || this.#idleSaid) throw abortedError('attach: the service is ending');
     clearTimeout(this.#idleTimer);
     try {
       if (configPath !== undefined) return await this.#table.attach({ config: configPath, id, transport });
@@ -211,7 +213,9 @@ export class Service {
     if (!this.#options.ephemeral || !this.#table.idle) return;
     // Not at once: the answer to whoever made it idle goes first.
     this.#idleTimer = setTimeout(() => {
-      if (this.#table.idle) this.#sayIdle();
+      if (!this.#table.idle) return;
+      this.#idleSaid = true;
+      this.#sayIdle();
     }, afterMs || 50);
   }
 
