@@ -3,7 +3,8 @@ import { readFileSync } from 'node:fs';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test from 'node:test';
-import { MemoryBlob, RegistryError, type ReadableBlob } from '../../src/blob/index.js';
+import fc from 'fast-check';
+import { extentsOf, MemoryBlob, RegistryError, type ReadableBlob } from '../../src/blob/index.js';
 import { silentLogger } from '../../src/log/index.js';
 import {
   makeImageConfig,
@@ -14,6 +15,7 @@ import {
   type RemoteRequest,
 } from '../../src/image/index.js';
 import { tarWrapperHead } from '../../src/tar/index.js';
+import { fixture, noFixtures } from '../support/fixtures.js';
 import { layerBytes } from '../support/layers.js';
 import { tempDir } from '../support/unpack.js';
 import { zfile } from '../zfile/support.js';
@@ -246,3 +248,75 @@ test('writeResultFile() writes what clients of the reference look for', async (t
   await writeResultFile('', new Error('x'));
   assert.equal(resultText(new Error('a\nb')), 'failed:failed to create overlaybd device: a b');
 });
+
+test('openImage() stacks 255 layers and refuses more', async () => {
+  const lowers = Array.from({ length: 256 }, (_, i) => ({ digest: `sha256:${i}` }));
+  const open = (count: number): Promise<OpenedImage> =>
+    openImage(
+      makeImageConfig(
+        { repoBlobUrl: 'https://h/v2/r/blobs', lowers: lowers.slice(0, count) },
+        'test',
+        silentLogger,
+      ),
+      {
+        log: silentLogger,
+        openRemote: async ({ digest }) => new MemoryBlob(layer(Number(digest.slice(7)), 1)),
+      },
+    );
+  const image = await open(255);
+  assert.deepEqual(
+    await sectors(image),
+    Array.from({ length: 255 }, (_, i) => i),
+  );
+  await image.close();
+  await assert.rejects(open(256), { code: 'OBD_FORMAT_LIMIT', message: /256 layers, at most 255/ });
+});
+
+test(
+  'openImage() shows the right bytes or an error, whatever byte of a layer is wrong',
+  { skip: noFixtures },
+  async () => {
+    const config = makeImageConfig(
+      { repoBlobUrl: 'https://h/v2/r/blobs', lowers: [{ digest: 'sha256:0' }] },
+      'test',
+      silentLogger,
+    );
+    const open = (bytes: Uint8Array): Promise<OpenedImage> =>
+      openImage(config, { log: silentLogger, openRemote: async () => new MemoryBlob(bytes, 'layer') });
+    for (const name of ['good.tar', 'good-zstd.tar', 'good-trailer.zf']) {
+      const good = readFileSync(fixture('small/bad', name));
+      const image = await open(good);
+      const runs = [...extentsOf(image.blob, 0, image.blob.size)].filter(({ data }) => data);
+      const expected = await Promise.all(runs.map((run) => readRun(image, run)));
+      await fc.assert(
+        fc.asyncProperty(fc.nat(good.length - 1), fc.integer({ min: 1, max: 255 }), async (at, flip) => {
+          const bytes = Buffer.from(good);
+          bytes[at] = (bytes[at] ?? 0) ^ flip;
+          const damaged = await open(bytes).catch(onlyOurs);
+          if (damaged === undefined) return;
+          assert.equal(damaged.virtualSize, image.virtualSize);
+          assert.deepEqual(
+            [...extentsOf(damaged.blob, 0, damaged.blob.size)].filter(({ data }) => data),
+            runs,
+          );
+          for (const [i, run] of runs.entries()) {
+            const read = await readRun(damaged, run).catch(onlyOurs);
+            if (read !== undefined) assert.ok(read.equals(expected[i] ?? Buffer.alloc(0)));
+          }
+        }),
+        { numRuns: 150 },
+      );
+    }
+  },
+);
+
+async function readRun(image: OpenedImage, run: { offset: number; length: number }): Promise<Buffer> {
+  const bytes = Buffer.alloc(run.length);
+  await image.blob.read(run.offset, bytes);
+  return bytes;
+}
+
+/** Swallows errors about formats; others fail the test. */
+function onlyOurs(error: unknown): undefined {
+  assert.match((error as { code?: string }).code ?? String(error), /^OBD_FORMAT_/);
+}
