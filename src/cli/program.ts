@@ -57,6 +57,7 @@ export async function runCommand(program: Command, argv: readonly string[]): Pro
       return;
     }
     process.stderr.write(describeError(error));
-    process.exitCode = error instanceof OverlaybdError ? exitStatus(error.code) : 1;
+    // A command that was stopped by a signal has set its own.
+    process.exitCode ??= error instanceof OverlaybdError ? exitStatus(error.code) : 1;
   }
 }

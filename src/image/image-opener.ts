@@ -61,6 +61,8 @@ export class ImageOpener {
   #cache: Promise<BlobCache> | undefined;
   #gzipCache: Promise<BlobCache> | undefined;
   #quiesce: (() => Promise<void>) | undefined;
+  /** Openings that were aborted and have not ended yet. */
+  readonly #dropped = new Set<Promise<void>>();
 
   constructor(config: ServiceConfig, log: Logger) {
     this.#config = config;
@@ -90,7 +92,7 @@ export class ImageOpener {
   async openConfig(config: ImageConfig, options: OpenOptions = {}): Promise<HostedImage> {
     const counter = { bytes: 0 };
     const { signal, download: mayDownload, ...rest } = options;
-    const image = await openImage(config, {
+    const opening = openImage(config, {
       ...rest,
       log: this.#log,
       openRemote: async (request) => {
@@ -101,10 +103,7 @@ export class ImageOpener {
         ? { cacheGzip: (plain, digest) => this.#cacheGzip(plain, digest) }
         : {}),
     });
-    if (signal?.aborted === true) {
-      await image.close();
-      throw abortedError('open image', signal);
-    }
+    const image = await this.#unlessAborted(opening, signal);
     const remote = image.lowers.flatMap(({ source, stored, target }) => [
       ...(source.kind === 'remote' ? [stored] : []),
       ...(target !== undefined && 'presentBytes' in target ? [target] : []),
@@ -120,6 +119,29 @@ export class ImageOpener {
         download: download?.progress,
       }),
     };
+  }
+
+  /** What is being opened cannot be stopped at once: it is let go, and closed when it is there. */
+  async #unlessAborted(opening: Promise<OpenedImage>, signal: AbortSignal | undefined): Promise<OpenedImage> {
+    if (signal === undefined) return opening;
+    let stop: (() => void) | undefined;
+    const aborted = new Promise<never>((_, reject) => {
+      stop = () => {
+        reject(abortedError('open image', signal));
+      };
+      if (signal.aborted) stop();
+      else signal.addEventListener('abort', stop);
+    });
+    try {
+      return await Promise.race([aborted, opening]);
+    } catch (error) {
+      const dropped = opening.then((image) => image.close()).catch(() => undefined);
+      this.#dropped.add(dropped);
+      void dropped.then(() => this.#dropped.delete(dropped));
+      throw error;
+    } finally {
+      if (stop !== undefined) signal.removeEventListener('abort', stop);
+    }
   }
 
   /** Ends by itself when the image is closed. */
@@ -165,11 +187,14 @@ export class ImageOpener {
 
   /** Makes the caches durable and leaves the network. The owner has closed the images. Idempotent. */
   async close(): Promise<void> {
-    const results = await Promise.allSettled([
-      this.#cache?.then((cache) => cache.close()),
-      this.#gzipCache?.then((cache) => cache.close()),
-      this.#client?.close(),
-    ]);
+    const results = await Promise.allSettled([this.#client?.close()]);
+    await Promise.all(this.#dropped);
+    results.push(
+      ...(await Promise.allSettled([
+        this.#cache?.then((cache) => cache.close()),
+        this.#gzipCache?.then((cache) => cache.close()),
+      ])),
+    );
     for (const result of results) if (result.status === 'rejected') throw result.reason;
   }
 }

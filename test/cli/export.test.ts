@@ -11,6 +11,7 @@ import { exportToFile, exportToStream } from '../../src/cli/export.js';
 import { differingChunks, readDeviceDump } from '../support/device-dump.js';
 import { checkout, noFixtures } from '../support/fixtures.js';
 import { unpackedFixtures } from '../support/golden-images.js';
+import { scriptedServer } from '../support/scripted-server.js';
 import { tempDir } from '../support/unpack.js';
 
 function obd(...args: string[]): { status: number | null; stdout: Buffer; stderr: string } {
@@ -139,4 +140,50 @@ test('exportToStream() fills holes with zeroes wherever they are', async () => {
   stream.end();
   assert.deepEqual(result, { size: bytes.length, dataSize: 1536 });
   assert.ok(Buffer.concat(await got).equals(bytes));
+});
+
+test('obd export stops on SIGINT while a registry does not answer, and leaves nothing behind', async (t) => {
+  const dir = tempDir(t);
+  let ask: () => void = () => undefined;
+  const asked = new Promise<void>((resolve) => (ask = resolve));
+  const server = await scriptedServer(() => {
+    ask();
+  });
+  t.after(() => server[Symbol.asyncDispose]());
+  const digest = `sha256:${'0'.repeat(64)}`;
+  const config = join(dir, 'image.json');
+  const lowers = [{ digest, size: 1 << 20 }];
+  writeFileSync(config, JSON.stringify({ repoBlobUrl: `${server.url}/v2/r/blobs`, lowers }));
+  const service = join(dir, 'overlaybd.json');
+  writeFileSync(
+    service,
+    JSON.stringify({
+      cacheConfig: { cacheType: 'file', cacheDir: join(dir, 'cache') },
+      registryConfig: { plainHttpHosts: [server.host] },
+    }),
+  );
+  const child = spawn(
+    process.execPath,
+    [
+      join(checkout, 'bin', 'obd'),
+      'export',
+      '--config',
+      config,
+      '--service-config',
+      service,
+      join(dir, 'out'),
+    ],
+    { stdio: ['ignore', 'ignore', 'pipe'] },
+  );
+  let errors = '';
+  child.stderr.on('data', (text: Buffer) => (errors += text.toString()));
+  const closed = once(child, 'close') as Promise<[number]>;
+  await Promise.race([asked, closed]);
+  const started = Date.now();
+  child.kill('SIGINT');
+  const [status] = await closed;
+  assert.equal(status, 130, errors);
+  assert.ok(Date.now() - started < 5000, `${Date.now() - started} ms`);
+  assert.match(errors, /Cancelled: open image/);
+  assert.deepEqual(readdirSync(dir).sort(), ['cache', 'image.json', 'overlaybd.json']);
 });
