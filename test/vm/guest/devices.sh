@@ -55,6 +55,7 @@ stop_service() {
   local status=0
   wait "$service_pid" || status=$?
   [ "$status" = 0 ] || die "the service ended with status $status after SIGTERM"
+  [ ! -e "$service_socket" ] || die "the service left its socket"
 }
 
 # --- devices by hand
@@ -109,7 +110,7 @@ leftovers() {
   find "$target/loopback" -mindepth 1 -maxdepth 1 -name 'naa.*' 2>/dev/null || true
   find /dev -maxdepth 1 \( -name 'sd*' -o -name 'uio*' \)
   grep -E '^/dev/(sd|loop)' /proc/mounts || true
-  find /run/overlaybd -mindepth 1 ! -path "$service_socket" ! -name '*.lock' ! -name '*.pid' 2>/dev/null || true
+  find /run/overlaybd ! -type d ! -path "$service_socket" ! -name '*.lock' 2>/dev/null || true
 }
 
 nothing_left() {

@@ -1,0 +1,36 @@
+/**
+ * The service and real TCMU devices, in a machine each. The scripts are in guest/ and can be run by hand:
+ *
+ *     test/vm/vm run -- test/vm/guest/serve-local FIXTURES
+ */
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+
+import { fixturesDir, noFixtures } from '../support/fixtures.js';
+import { noMachine, runInMachine } from './machine.js';
+
+const scenarios: Readonly<Record<string, string>> = {
+  'serve-local':
+    'a device made through configfs by hand equals the golden dump, its files the golden tree, and nothing is left of it',
+  'serve-registry': 'an image in a registry comes up before its data is here, and every byte of it is right',
+  'restart-under-io':
+    'reads outlive SIGKILL of the service and go on after its restart, without an I/O error',
+  adopt: 'a new service adopts the devices of the one before, those that fail at first included',
+  'many-devices': 'twenty devices are created, read and removed at once',
+  'failing-image': 'an image that cannot be opened fails the write to enable, says why, and leaves nothing',
+};
+
+describe('overlaybd-tcmu in a kernel with TCMU', { skip: noMachine || noFixtures }, () => {
+  for (const [script, behaviour] of Object.entries(scenarios)) {
+    test(behaviour, async () => {
+      const run = await runInMachine([`test/vm/guest/${script}`, fixturesDir ?? ''], {
+        timeoutSeconds: 300,
+      });
+      assert.deepEqual(
+        [run.status, run.output.trimEnd().split('\n').at(-1)],
+        [0, 'passed'],
+        run.output + run.messages,
+      );
+    });
+  }
+});
