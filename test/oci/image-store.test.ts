@@ -32,7 +32,10 @@ let server: RegistryServer;
 let count = 0;
 before(async () => {
   scratch = await mkdtemp(join(tmpdir(), 'obd-oci-'));
-  client = new RegistryClient({ plainHttpHosts: ['127.0.0.1'], retry: { baseMs: 5, maxPauseMs: 10 } });
+  client = new RegistryClient({
+    plainHttpHosts: ['127.0.0.1'],
+    retry: { attempts: 10, baseMs: 5, maxPauseMs: 10 },
+  });
   server = await startRegistryServer({ directory: join(scratch, 'registry') });
 });
 after(async () => {

@@ -26,7 +26,10 @@ async function open(
   await writeFile(join(directory, 'app', 'blobs', 'sha256', hex), content);
   const server = await startRegistryServer({ directory, readOnly: true, ...options });
   onCleanup(() => server.close());
-  const client = new RegistryClient({ plainHttpHosts: [server.host], retry: { baseMs: 1, maxPauseMs: 2 } });
+  const client = new RegistryClient({
+    plainHttpHosts: [server.host],
+    retry: { attempts: 30, baseMs: 1, maxPauseMs: 2 },
+  });
   onCleanup(() => client.close());
   return client.openBlob(`${server.url}/v2/app/blobs/sha256:${hex}`);
 }
