@@ -177,6 +177,7 @@ async function openLower(
   try {
     source = await locateLower(lower, config, what);
     stored = await openSource(source, options);
+    if (source.kind === 'remote') fetchTail(stored);
     const unwrapped = await unwrapLayer(stored);
     verifyWhatIsFetched(stored, unwrapped);
     target = await openTarget(lower, config, what, options);
@@ -196,6 +197,14 @@ async function openLower(
       `failed to open ${what}: ${cause.message}`,
     );
   }
+}
+
+/**
+ * Every layer has its index at its end, and the way there leads over the header: asking for both at once saves a round
+ * trip. Only the time of the answer matters, so a failure is left to who reads there in earnest.
+ */
+function fetchTail(stored: ReadableBlob): void {
+  if (stored.size > 0) stored.read(stored.size - 1, new Uint8Array(1)).catch(() => undefined);
 }
 
 /** Units whose check may fail for good before they are refused: far more than a layer worth serving has. */

@@ -176,3 +176,22 @@ test('ImageOpener keeps the plain bytes of gzip targets', { skip: noFixtures }, 
   });
   assert.ok(readdirSync(join(dir, 'gzip')).length > 0);
 });
+
+test('ImageOpener asks for both ends of a remote layer at once', { skip: noFixtures }, async (t) => {
+  const file = fixture('small/native-lz4/layer1.tar');
+  const content = readFileSync(file);
+  const waiting: (() => void)[] = [];
+  const server = await scriptedServer((request, response) => {
+    waiting.push(() => {
+      sendRange(request, response, content);
+    });
+    // Nothing is answered before both have come.
+    if (server.seen.length >= 2) for (const answer of waiting.splice(0)) answer();
+  });
+  t.after(() => server[Symbol.asyncDispose]());
+  const lowers = [{ digest: `sha256:${'1'.repeat(64)}`, size: content.length }];
+  const config = makeImageConfig({ repoBlobUrl: `${server.url}/v2/r/blobs`, lowers }, 'test', silentLogger);
+  await withImage(serviceConfig(tempDir(t), server), config, async (image) => {
+    assert.ok(image.virtualSize > 0);
+  });
+});
