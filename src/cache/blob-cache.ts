@@ -61,6 +61,8 @@ export interface CacheStats extends Readonly<CacheCounters> {
   readonly usedBytes: number;
   readonly capacity: number;
   readonly openBlobs: number;
+  /** How often the directory was looked through. */
+  readonly scans: number;
   readonly diskFailures: number;
   /** False while the disk rests after a failure. */
   readonly diskUsable: boolean;
@@ -134,7 +136,7 @@ export class BlobCache {
       maxRuns: options.maxRuns ?? 8,
       now,
       counters: this.#counters,
-      reserve: (blob, bytes) => this.#reserve(blob, bytes),
+      write: (file, first, bytes) => this.#write(file, first, bytes, now()),
       completed: (blob) => {
         this.#verifier.enqueue(blob);
       },
@@ -183,6 +185,7 @@ export class BlobCache {
       usedBytes: this.#evictor.usedBytes,
       capacity: this.#options.capacity,
       openBlobs: this.#entries.size,
+      scans: this.#evictor.scans,
       diskFailures: this.#health.failures,
       diskUsable: this.#health.usable,
     };
@@ -272,11 +275,21 @@ export class BlobCache {
   }
 
   /** A blob outside of the cache directory counts for its own file system only. */
-  async #reserve(blob: SharedBlob, bytes: number): Promise<boolean> {
-    const { file } = blob;
-    if (!file || dirname(file.path) === this.dir) return this.#evictor.reserve(bytes);
-    const disk = await statfs(dirname(file.path));
-    return disk.bavail * disk.bsize - bytes >= this.#minFree;
+  async #write(file: UnitFile, first: number, bytes: Uint8Array, now: number): Promise<boolean> {
+    const length = bytes.byteLength;
+    if (dirname(file.path) !== this.dir) {
+      const disk = await statfs(dirname(file.path));
+      if (disk.bavail * disk.bsize - length < this.#minFree) return false;
+      await file.write(first, bytes, now);
+      return true;
+    }
+    if (!(await this.#evictor.reserve(length))) return false;
+    try {
+      await file.write(first, bytes, now);
+    } finally {
+      this.#evictor.written(length);
+    }
+    return true;
   }
 
   /** One round over all blobs at a time; fdatasync is slow. Never rejects. */

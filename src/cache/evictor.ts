@@ -24,12 +24,17 @@ export class Evictor {
   readonly #low: number;
   #used = 0;
   #free = Infinity;
-  /** Reserved since the last scan began: it may have come too late to be counted. */
+  /** Reserved and not yet written. */
+  #unwritten = 0;
+  /** What was not yet written when the last scan began, and what was reserved since: the scan may not have seen it. */
   #sinceScan = 0;
+  #scans = 0;
   #scannedAt = -Infinity;
   /** False if the file system cannot make any: then only whole files can go. */
   #holes = true;
   #round: Promise<void> | undefined;
+  /** Until then nothing more is tried: the last rounds made no room. */
+  #futileUntil = -Infinity;
 
   constructor(options: EvictorOptions) {
     this.#options = options;
@@ -37,6 +42,11 @@ export class Evictor {
     // The reference's low mark; the high one is half way to full, so that a round has time to finish.
     this.#low = Math.max(capacity * 0.9, capacity - 50 * 2 ** 30);
     this.#high = (this.#low + capacity) / 2;
+  }
+
+  /** How often the file system was asked. */
+  get scans(): number {
+    return this.#scans;
   }
 
   /** Bytes used, as well as is known now. */
@@ -47,7 +57,24 @@ export class Evictor {
   /** Looks how full the cache is. Before anything else. @throws errors of node:fs */
   async start(): Promise<void> {
     this.#holes = await this.#tryHole();
+    await this.#removeOrphans();
     await this.#scan();
+  }
+
+  /** Sidecars whose data somebody has removed, and those that a crash left half made. */
+  async #removeOrphans(): Promise<void> {
+    const { dir } = this.#options;
+    for await (const { name } of await opendir(dir)) {
+      const data = name.replace(/\.units(?:\.tmp)?$/, '');
+      if (data === name || !isCacheKey(data)) continue;
+      const path = join(dir, name);
+      // Young ones may belong to a process that is just making them.
+      const { mtimeMs } = await stat(path).catch(() => ({ mtimeMs: Infinity }));
+      if (Date.now() - mtimeMs < ORPHAN_AGE_MS) continue;
+      const orphan =
+        name.endsWith('.tmp') || (await stat(join(dir, data)).catch(() => undefined)) === undefined;
+      if (orphan) await rm(path, { force: true });
+    }
   }
 
   async #tryHole(): Promise<boolean> {
@@ -56,11 +83,11 @@ export class Evictor {
     try {
       const file = await open(path, 'w', 0o600);
       try {
+        await rm(path);
         await file.writeFile(Buffer.alloc(4096));
         if (await punchHole(file.fd, 0, 4096)) return true;
       } finally {
         await file.close();
-        await rm(path, { force: true });
       }
     } catch (error) {
       // A full or read-only disk says nothing about holes.
@@ -76,18 +103,31 @@ export class Evictor {
     while (this.#round) await this.#round;
   }
 
-  /** Counts `bytes` as used if they fit, after an eviction if need be. False if there is no room to be had. */
+  /**
+   * Counts `bytes` as used if they fit, after an eviction if need be; {@link written} follows. False if there is no
+   * room to be had.
+   */
   async reserve(bytes: number): Promise<boolean> {
+    if (performance.now() < this.#futileUntil && !this.#fits(bytes)) return false;
     const stale = performance.now() - this.#scannedAt > RESCAN_MS;
     if (stale || this.#used + bytes > this.#high || this.#free - bytes < this.#options.minFree)
       void this.evict(bytes);
     // The first round may have begun, and counted, before others took what it made room for.
     for (let round = 0; round < 2 && !this.#fits(bytes); round++) await this.evict(bytes);
-    if (!this.#fits(bytes)) return false;
+    if (!this.#fits(bytes)) {
+      this.#futileUntil = performance.now() + FUTILE_REST_MS;
+      return false;
+    }
     this.#used += bytes;
     this.#sinceScan += bytes;
+    this.#unwritten += bytes;
     this.#free -= bytes;
     return true;
+  }
+
+  /** What was reserved is written, or will not be. */
+  written(bytes: number): void {
+    this.#unwritten -= bytes;
   }
 
   #fits(bytes: number): boolean {
@@ -125,7 +165,8 @@ export class Evictor {
     const { dir, isOpen } = this.#options;
     const closed: ClosedBlob[] = [];
     let used = 0;
-    this.#sinceScan = 0;
+    this.#sinceScan = this.#unwritten;
+    this.#scans++;
     for await (const entry of await opendir(dir)) {
       if (!isCacheKey(entry.name)) continue;
       const path = join(dir, entry.name);
@@ -222,6 +263,11 @@ export class Evictor {
 
 /** The file system is asked this often while the cache is being filled: other processes may fill it too. */
 const RESCAN_MS = 10_000;
+
+const ORPHAN_AGE_MS = 3_600_000;
+
+/** Looking through a directory for nothing costs more than reading from the source. */
+const FUTILE_REST_MS = 1000;
 
 /** A worker passes its loop within milliseconds, a read of a bad disk may take seconds. */
 const GRACE_TIMEOUT_MS = 30_000;

@@ -3,7 +3,7 @@ import { RegistryError, type OverlaybdError } from '../blob/index.js';
 import type { Logger } from '../log/index.js';
 import type { ByteBudget } from './byte-budget.js';
 import type { DiskHealth } from './disk-health.js';
-import { UnitFetcher, type UnitCheck, type UnitSource } from './unit-fetcher.js';
+import { UnitFetcher, untilAborted, type UnitCheck, type UnitSource } from './unit-fetcher.js';
 import type { UnitFile } from './unit-file.js';
 
 /** Most bytes of one read that are looked up, fetched and copied at a time; bounds the memory of one huge read. */
@@ -24,8 +24,8 @@ export interface CacheServices {
   /** Seconds since 1970. */
   readonly now: () => number;
   readonly counters: CacheCounters;
-  /** Makes room for bytes about to be written; false if there is none. */
-  readonly reserve: (blob: SharedBlob, bytes: number) => Promise<boolean>;
+  /** Stores units where room can be made for them; false if it cannot. */
+  readonly write: (file: UnitFile, first: number, bytes: Uint8Array) => Promise<boolean>;
   /** Called when all units of a blob with a digest have become present. */
   readonly completed: (blob: SharedBlob) => void;
   /** Settles once no complete blob waits for its check. */
@@ -63,6 +63,8 @@ export class SharedBlob {
   readonly #services: CacheServices;
   readonly #fetcher: UnitFetcher;
   readonly #refetched = new LRUCache<number, number>({ max: 1024 });
+  /** Units that are being fetched again. */
+  readonly #refetching = new Map<number, Promise<void>>();
   /** Set once the source has given wrong bytes twice; every read then fails. */
   #condemned: OverlaybdError | undefined;
   #mismatches = 0;
@@ -262,11 +264,10 @@ export class SharedBlob {
 
   /** Stores whole units; where the disk does not take them, a few are kept in memory. Never rejects. */
   async #keep(first: number, bytes: Uint8Array): Promise<void> {
-    const { health, reserve, now, counters, spill } = this.#services;
+    const { health, write, counters, spill } = this.#services;
     if (this.file && !this.file.promoted && health.usable) {
       try {
-        if (await reserve(this, bytes.byteLength)) {
-          await this.file.write(first, bytes, now());
+        if (await write(this.file, first, bytes)) {
           this.#services.wrote(this);
           this.noteComplete();
           return;
@@ -298,26 +299,36 @@ export class SharedBlob {
     options: { readonly signal?: AbortSignal },
   ): Promise<void> {
     if (length === 0) return;
-    const now = performance.now();
     const [first, end] = this.#unitsOf(offset, length);
-    const units = range(first, end).filter(
-      (unit) => now - (this.#refetched.get(unit) ?? -Infinity) > REFETCH_REST_MS,
+    const units = range(first, end);
+    const underWay = units.flatMap((unit) => this.#refetching.get(unit) ?? []);
+    const now = performance.now();
+    const stale = units.filter(
+      (unit) =>
+        !this.#refetching.has(unit) && now - (this.#refetched.get(unit) ?? -Infinity) > REFETCH_REST_MS,
     );
-    if (units.length === 0) return;
-    this.#reading++;
-    try {
-      for (const unit of units) this.#refetched.set(unit, now);
-      this.#services.counters.badUnits += units.length;
+    if (stale.length > 0) {
+      this.#services.counters.badUnits += stale.length;
       this.#services.log.warn(
         { digest: this.key, offset, length },
         'Cached bytes are damaged, fetching them again',
       );
+      // Without the caller's signal: others wait for the same.
+      const work = this.#refetchUnits(stale, source);
+      for (const unit of stale) this.#refetching.set(unit, work);
+      underWay.push(work);
+    }
+    await untilAborted(Promise.all(underWay), `refetch of "${this.key}"`, options.signal);
+  }
+
+  async #refetchUnits(units: readonly number[], source: UnitSource): Promise<void> {
+    this.#reading++;
+    try {
       await this.#drop(units);
-      await this.#fetcher.fetch(units, this.#counted(source), { ...options, keep: true });
-    } catch (error) {
-      for (const unit of units) this.#refetched.delete(unit);
-      throw error;
+      await this.#fetcher.fetch(units, this.#counted(source), { keep: true });
+      for (const unit of units) this.#refetched.set(unit, performance.now());
     } finally {
+      for (const unit of units) this.#refetching.delete(unit);
       if (--this.#reading === 0) this.#idle?.();
     }
   }

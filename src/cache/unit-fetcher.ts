@@ -87,22 +87,13 @@ export class UnitFetcher {
   }
 
   async #wait(wanted: readonly PendingUnit[], signal: AbortSignal | undefined): Promise<Uint8Array[]> {
-    let giveUp: (() => void) | undefined;
     try {
-      const all = Promise.all(wanted.map((unit) => unit.bytes));
-      if (!signal) return await all;
-      return await Promise.race([
-        all,
-        new Promise<never>((_, reject) => {
-          giveUp = () => {
-            reject(abortedError(`read of "${this.#options.name}"`, signal));
-          };
-          if (signal.aborted) giveUp();
-          else signal.addEventListener('abort', giveUp, { once: true });
-        }),
-      ]);
+      return await untilAborted(
+        Promise.all(wanted.map((unit) => unit.bytes)),
+        `read of "${this.#options.name}"`,
+        signal,
+      );
     } finally {
-      if (giveUp) signal?.removeEventListener('abort', giveUp);
       for (const unit of wanted) if (--unit.waiters === 0 && !unit.settled) this.#abandoned(unit);
     }
   }
@@ -239,6 +230,30 @@ export class UnitFetcher {
         );
       i = end + 1;
     }
+  }
+}
+
+/** The work's outcome, or OBD_ABORTED as soon as `signal` says so; the work goes on then. */
+export async function untilAborted<T>(
+  work: Promise<T>,
+  action: string,
+  signal: AbortSignal | undefined,
+): Promise<T> {
+  if (!signal) return work;
+  let giveUp = (): void => undefined;
+  try {
+    return await Promise.race([
+      work,
+      new Promise<never>((_, reject) => {
+        giveUp = () => {
+          reject(abortedError(action, signal));
+        };
+        if (signal.aborted) giveUp();
+        else signal.addEventListener('abort', giveUp, { once: true });
+      }),
+    ]);
+  } finally {
+    signal.removeEventListener('abort', giveUp);
   }
 }
 

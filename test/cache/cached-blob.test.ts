@@ -261,3 +261,31 @@ test('CachedBlob.read() asks a busy source for few and larger things, the oldest
   assert.equal(busiest, 2);
   await blob.close();
 });
+
+test('CachedBlob.refetch() is waited for by all who noticed the fault, and aborts one only', async (t) => {
+  const cache = await openCache(t, tempDir(t));
+  const { source, open } = makeSource(8 * UNIT);
+  const blob = await open(cache);
+  source.onRead = (_, into) => () => into.fill(0xee);
+  await readRange(blob, 0, 2 * UNIT);
+  await cache.flush();
+  source.onRead = () => undefined;
+  source.delayMs = 20;
+  const stop = new AbortController();
+  const results = Promise.allSettled([
+    blob.refetch(0, 10, { signal: stop.signal }),
+    ...[0, 100, UNIT].map(async (offset) => {
+      await blob.refetch(offset, 10);
+      assert.deepEqual(await readRange(blob, offset, 10), source.plain.slice(offset, offset + 10));
+    }),
+  ]);
+  stop.abort();
+  const [aborted, ...others] = await results;
+  assert.equal(aborted.status, 'rejected');
+  assert.ok(
+    others.every(({ status }) => status === 'fulfilled'),
+    JSON.stringify(others),
+  );
+  assert.equal(source.bytesRead, 4 * UNIT);
+  await blob.close();
+});

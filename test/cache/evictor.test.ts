@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { readdirSync, readSync, statSync, utimesSync } from 'node:fs';
+import { readdirSync, readSync, statSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -46,7 +46,7 @@ test('BlobCache evicts the units that were not used for longest', async (t) => {
     !present.includes(0) && !present.includes(1) && !present.includes(4),
     `present: ${present.join()}`,
   );
-  assert.ok(diskBytes(dir) <= 40 * UNIT, `${diskBytes(dir)} on disk`);
+  assert.ok(diskBytes(dir) <= 42 * UNIT, `${diskBytes(dir)} on disk`);
   assert.ok(cache.stats.evictedBytes > 0);
   assert.deepEqual(await readRange(blob, 0, blob.size), source.plain);
   await blob.close();
@@ -75,7 +75,7 @@ test('BlobCache takes closed blobs, the oldest first, and removes files that hol
   assert.deepEqual(sizes.slice(1, 3), [12 * 8, 12 * 8]);
   await readRange(blob, 6 * UNIT, 6 * UNIT);
   await cache.flush();
-  assert.ok(diskBytes(dir) <= 40 * UNIT);
+  assert.ok(diskBytes(dir) <= 42 * UNIT);
   await blob.close();
 });
 
@@ -162,7 +162,10 @@ test('BlobCache serves right bytes under load with room for a tenth of them', as
   };
   await Promise.all([reader(), reader(), reader(), reader()]);
   await cache.flush();
-  assert.ok(diskBytes(dir) <= 30 * UNIT, `${diskBytes(dir)} on disk`);
+  // A file in many pieces has a block of its own that says where they are.
+  assert.ok(diskBytes(dir) <= 33 * UNIT, `${diskBytes(dir)} on disk`);
+  const held = open.reduce((sum, blob) => sum + blob.presentBytes, 0);
+  assert.ok(held <= 30 * UNIT, `${held} present`);
   assert.ok(cache.stats.evictedBytes > 0);
   await Promise.all(open.map((blob) => blob.close()));
 });
@@ -201,7 +204,7 @@ test('BlobCache on a file system without holes keeps what is in use and removes 
   assert.deepEqual(await readRange(second, 0, second.size), two.source.plain);
   await cache.flush();
   assert.ok(second.presentBytes >= before, 'nothing is thrown away for no gain');
-  assert.ok(diskBytes(dir) <= 40 * UNIT);
+  assert.ok(diskBytes(dir) <= 42 * UNIT);
   await second.close();
 });
 
@@ -223,8 +226,36 @@ test('BlobCache gives space back later when the workers did not pass in time', a
     await cache.flush();
   }
   assert.ok(failures > 1);
-  assert.ok(diskBytes(dir) <= 40 * UNIT, `${diskBytes(dir)} on disk`);
+  assert.ok(diskBytes(dir) <= 42 * UNIT, `${diskBytes(dir)} on disk`);
   const held = blob.presentBytes;
   assert.ok(diskBytes(dir) - held <= 4 * UNIT, `${diskBytes(dir)} on disk for ${held} present`);
   await blob.close();
+});
+
+test('BlobCache that has no room at all does not look for it on every read', async (t) => {
+  const dir = tempDir(t);
+  const cache = await openCache(t, dir, { capacity: 0, maxRunBytes: UNIT, spill: 4 * UNIT });
+  const { source, open } = makeSource(200 * UNIT);
+  const blob = await open(cache);
+  const began = performance.now();
+  assert.deepEqual(await readRange(blob, 0, blob.size), source.plain);
+  await cache.flush();
+  assert.equal(diskBytes(dir), 0);
+  assert.equal(cache.stats.unstoredBytes, blob.size);
+  assert.ok(cache.stats.scans <= 6 + (performance.now() - began) / 300, `${cache.stats.scans} scans`);
+  await blob.close();
+});
+
+test('BlobCache.open() removes sidecars without data, and leaves what it does not know', async (t) => {
+  const dir = tempDir(t);
+  const { digest } = makeSource(UNIT);
+  const other = makeSource(UNIT, 2).digest;
+  const long = new Date(Date.now() - 86_400_000);
+  for (const name of [`${digest}.units`, `${other}.units.tmp`, 'notes.units', 'sha256:abc.units']) {
+    writeFileSync(join(dir, name), 'x');
+    utimesSync(join(dir, name), long, long);
+  }
+  writeFileSync(join(dir, `${other}.units`), 'young');
+  await openCache(t, dir);
+  assert.deepEqual(readdirSync(dir).sort(), ['notes.units', 'sha256:abc.units', `${other}.units`].sort());
 });
