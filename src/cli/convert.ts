@@ -22,8 +22,8 @@ interface ConvertCommandOptions extends RegistryOptions {
   readonly quiet?: boolean;
 }
 
-/** Largest virtual disk: what ext4 with 4 KiB blocks and one group descriptor table can be formatted to in a moment. */
-const MAX_VSIZE_GIB = 16 * 1024;
+/** Largest virtual disk: work files of 16 TiB are more than most file systems can hold, even where they are empty. */
+const MAX_VSIZE_GIB = 8 * 1024;
 
 function wholeNumber(what: string, least: number, most: number): (text: string) => number {
   return (text) => {
@@ -116,11 +116,14 @@ async function convert(
         ? `${JSON.stringify({ target: target.name, milliseconds, ...result }, undefined, 2)}\n`
         : summary(target.name, result, milliseconds),
     );
+  } catch (error) {
+    if (stopped === undefined) throw error;
+    process.stderr.write(`Stopped by ${stopped}; "${targetName}" is as it was\n`);
+    process.exitCode = stopped === 'SIGINT' ? 130 : 143;
   } finally {
     progress.stop();
     process.off('SIGINT', stop).off('SIGTERM', stop);
     await client.close();
-    if (stopped !== undefined) process.exitCode = stopped === 'SIGINT' ? 130 : 143;
   }
 }
 

@@ -44,6 +44,18 @@ function safe(value: bigint, what: string, place: TarPlace): number {
   return number;
 }
 
+/** What nearly every field is: only digits up to a NUL or space in the last place. -1 for all else. */
+function plainOctal(block: Uint8Array, offset: number, length: number): number {
+  let value = 0;
+  for (let i = offset; i < offset + length - 1; i++) {
+    const digit = (block[i] ?? 0) - 0x30;
+    if (digit < 0 || digit > 7) return -1;
+    value = value * 8 + digit;
+  }
+  const last = block[offset + length - 1];
+  return last === 0 || last === 0x20 ? value : -1;
+}
+
 /**
  * A number field: octal digits between spaces and NULs, or base-256 (two's complement) when the first bit is set. An
  * empty field is 0.
@@ -62,6 +74,8 @@ export function numberField(
     for (let i = 1; i < length; i++) value = (value << 8n) | BigInt(block[offset + i] ?? 0);
     return safe(value, what, place);
   }
+  const plain = plainOctal(block, offset, length);
+  if (plain >= 0) return plain;
   const text = byteString(block.subarray(offset, offset + length));
   const digits = /^[ \0]*([0-7]*)[ \0]*$/.exec(text)?.[1];
   // Some writers leave garbage behind the terminating NUL, as C strings allow.
