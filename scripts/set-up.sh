@@ -41,12 +41,27 @@ set_up() { # PACKAGE:FILE...
   install_packages "${build_packages[@]}" "$@"
   find_node
   install_modules
+  build "$EPOCHSECONDS"
+  exec 7>&-
+}
+
+# Nothing to do if no source is newer than the beginning of the last build.
+build() { # NOW
+  local stamp=$checkout/build/.complete
+  if [ -e "$stamp" ] && [ -d "$checkout/dist" ]; then
+    local newer
+    newer=$(cd "$checkout" && find src native test scripts bin node_modules/.package-lock.json package.json tsconfig.json \
+      CMakeLists.txt -newer build/.complete -print -quit)
+    [ -n "$newer" ] || return 0
+  fi
   say 'building'
+  rm -f "$stamp"
   (cd "$checkout" && npm run --silent build) >"$cache/build.log" 2>&1 || {
     cat "$cache/build.log" >&2
-    fail "the build failed; its output is above"
+    fail 'the build failed; its output is above'
   }
-  exec 7>&-
+  # As of the beginning: a source that changed meanwhile is built the next time.
+  touch --date="@$1" "$stamp"
 }
 
 install_packages() { # PACKAGE:FILE...
