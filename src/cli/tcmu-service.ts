@@ -41,8 +41,11 @@ export async function main(argv: readonly string[]): Promise<void> {
 }
 
 function openLog(config: ServiceConfig): Logger {
-  const { logLevel, logPath } = config.logConfig;
-  return makeLogger(LEVELS[logLevel] ?? 'error', logPath === '' ? undefined : logPath);
+  const { logLevel, logPath, logSizeMB, logRotateNum } = config.logConfig;
+  return makeLogger(LEVELS[logLevel] ?? 'error', logPath === '' ? undefined : logPath, {
+    maxBytes: Math.max(1, logSizeMB) * 2 ** 20,
+    keep: logRotateNum,
+  });
 }
 
 async function serviceCommand(configArgument: string, flags: ServiceFlags): Promise<void> {

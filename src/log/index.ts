@@ -1,2 +1,3 @@
 /** Structured logs with secrets taken out. */
 export * from './logger.js';
+export * from './rotating-file.js';

@@ -1,3 +1,4 @@
+import { RotatingFile, type Rotation } from './rotating-file.js';
 import { pino, type Logger as PinoLogger } from 'pino';
 
 /** What rooms log to: JSON lines with a fixed message and variables in fields. Injected, never global. */
@@ -20,11 +21,19 @@ export function redactUrl(url: string): string {
   }
 }
 
+/** As overlaybd: 10 MB, three old files. */
+const DEFAULT_ROTATION: Rotation = { maxBytes: 10 << 20, keep: 3 };
+
 /**
  * Makes the process's logger.
  * @param destination path of a file to append to, or undefined for stderr.
+ * @param rotation bounds of that file.
  */
-export function makeLogger(level: LogLevel, destination?: string): Logger {
+export function makeLogger(
+  level: LogLevel,
+  destination?: string,
+  rotation: Rotation = DEFAULT_ROTATION,
+): Logger {
   return pino(
     {
       level,
@@ -37,11 +46,9 @@ export function makeLogger(level: LogLevel, destination?: string): Logger {
         err: pino.stdSerializers.errWithCause,
       },
     },
-    pino.destination(
-      destination === undefined
-        ? { dest: 2, sync: true }
-        : { dest: destination, mkdir: true, sync: true, mode: 0o640 },
-    ),
+    destination === undefined
+      ? pino.destination({ dest: 2, sync: true })
+      : new RotatingFile(destination, rotation),
   );
 }
 
