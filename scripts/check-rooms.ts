@@ -23,6 +23,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[] | 'anything'>> = {
   convert: ['blob', 'log', 'native', 'registryblob', 'oci', ...formats],
   service: ['blob', 'log', 'native', 'image', 'blockdev'],
   snapshotter: ['blob', 'log', 'image'],
+  tools: ['blob', 'log', 'native', 'image', 'convert', ...formats],
   cli: 'anything',
 };
 

@@ -8,6 +8,10 @@ import { addListCommand } from './list.js';
 import { addServiceCommand } from './tcmu-service.js';
 import { addMountCommand, addUmountCommand } from './mount.js';
 import { addNbdCommand } from './nbd.js';
+import { addCommitCommand } from './commit.js';
+import { addCreateCommand } from './create.js';
+import { addMergeCommand } from './merge.js';
+import { addZFileCommand } from './zfile.js';
 import { runCommand } from './program.js';
 import { addRegistryCommand } from './registry.js';
 import { addVerifyCommand } from './verify.js';
@@ -33,6 +37,10 @@ export function obdProgram(): Command {
   addMountCommand(program);
   addUmountCommand(program);
   addServiceCommand(program);
+  addCommitCommand(program);
+  addCreateCommand(program);
+  addMergeCommand(program);
+  addZFileCommand(program);
   return program;
 }
 

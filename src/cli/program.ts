@@ -37,8 +37,9 @@ export function describeError(error: unknown): string {
 /**
  * Runs a program to its end: parses `argv` (without node and script), reports failures on stderr and sets the exit
  * status. Never throws.
+ * @param failure exit status of every failure but a wrong command line; default: {@link exitStatus} by its code.
  */
-export async function runCommand(program: Command, argv: readonly string[]): Promise<void> {
+export async function runCommand(program: Command, argv: readonly string[], failure?: number): Promise<void> {
   process.stdout.on('error', (error: NodeJS.ErrnoException) => {
     // A reader that has seen enough (`| head`) is no failure.
     if (error.code === 'EPIPE') process.exit(0);
@@ -58,6 +59,6 @@ export async function runCommand(program: Command, argv: readonly string[]): Pro
     }
     process.stderr.write(describeError(error));
     // A command that was stopped by a signal has set its own.
-    process.exitCode ??= error instanceof OverlaybdError ? exitStatus(error.code) : 1;
+    process.exitCode ??= failure ?? (error instanceof OverlaybdError ? exitStatus(error.code) : 1);
   }
 }

@@ -1,0 +1,34 @@
+import type { Command } from 'commander';
+import { DEFAULT_SERVICE_CONFIG_PATH } from '../../image/index.js';
+import { mergeConfig } from '../merge.js';
+import { interruptible } from '../stop-signal.js';
+import { addUploadOptions, refuseUpload, type UploadFlags } from './options.js';
+
+interface Flags extends UploadFlags {
+  readonly service_config_path?: string;
+  readonly compress: boolean;
+  readonly t?: boolean;
+}
+
+/** `overlaybd-merge image_config out`. */
+export function mergeCommand(command: Command): Command {
+  command
+    .description('Merge the read-only layers of an image into one.')
+    .argument('<image_config_path>', 'image configuration')
+    .argument('<output>', 'output path')
+    .option('--service_config_path <file>', `service configuration (default: ${DEFAULT_SERVICE_CONFIG_PATH})`)
+    .option('--compress', 'compress to a ZFile (default)', true)
+    .option('--no-compress', 'do not')
+    .option('-t', 'wrap in a tar');
+  return addUploadOptions(command).action(merge);
+}
+
+async function merge(config: string, out: string, flags: Flags): Promise<void> {
+  refuseUpload(flags);
+  await interruptible((signal) =>
+    mergeConfig(config, flags.service_config_path, out, {
+      packing: { ...(flags.compress ? { zfile: {} } : {}), tar: flags.t === true, initialHeader: true },
+      signal,
+    }),
+  );
+}

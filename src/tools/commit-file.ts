@@ -1,0 +1,95 @@
+/** A writable layer, or one that was sealed in place, becomes a sealed layer file of its live data. */
+import { FileBlob } from '../blob/index.js';
+import { unwrapLayer } from '../image/index.js';
+import {
+  commitLayer,
+  layerSource,
+  openSealedLayer,
+  openWritableLayer,
+  type CommitOptions,
+  type CommitResult,
+  type CommitSource,
+  type UpperPaths,
+} from '../lsmt/index.js';
+import { writeOutput, type OutputOptions } from './output-file.js';
+import { pack, type PackedSize, type Packing } from './packing.js';
+
+/** What is committed: the files of a writable layer, or a sealed one. */
+export type CommitInput = { readonly upper: UpperPaths } | { readonly sealed: string };
+
+/** How to commit. */
+export interface CommitFileOptions extends CommitOptions, OutputOptions {
+  readonly packing?: Packing;
+  /** Told of what an operator should know. */
+  readonly warn?: (message: string) => void;
+}
+
+/** What was written. */
+export interface CommitFileResult extends CommitResult {
+  readonly packed: PackedSize;
+}
+
+/**
+ * Writes the layer file `path`. The same content gives the same bytes.
+ * @throws FormatError, IoError
+ */
+export async function commitToFile(
+  input: CommitInput,
+  path: string,
+  options: CommitFileOptions = {},
+): Promise<CommitFileResult> {
+  const { source, close } = await openInput(input, options);
+  try {
+    return await commitSourceToFile(source, path, options);
+  } finally {
+    await close();
+  }
+}
+
+/** {@link commitToFile} of something that is open. */
+export async function commitSourceToFile(
+  source: CommitSource,
+  path: string,
+  options: CommitFileOptions,
+): Promise<CommitFileResult> {
+  return writeOutput(path, options, async (output) => {
+    let result: CommitResult | undefined;
+    const packed = await pack(output, options.packing ?? {}, async (sink) => {
+      result = await commitLayer(source, sink, options);
+    });
+    if (result === undefined) throw new TypeError('Unreachable: pack() runs what it is given');
+    return { ...result, packed };
+  });
+}
+
+async function openInput(
+  input: CommitInput,
+  options: CommitFileOptions,
+): Promise<{ source: CommitSource; close: () => Promise<void> }> {
+  if ('upper' in input) {
+    const layer = await openWritableLayer(input.upper, { mode: 'read' });
+    if ('recovery' in layer && layer.recovery !== undefined)
+      options.warn?.(
+        `"${input.upper.data}" was damaged, what is intact is committed: ${layer.recovery.message}`,
+      );
+    return { source: layer, close: () => layer.close() };
+  }
+  const stored = await FileBlob.open(input.sealed);
+  try {
+    const layer = await openSealedLayer((await unwrapLayer(stored)).blob);
+    return { source: layerSource(layer), close: () => layer.close() };
+  } catch (error) {
+    await stored.close();
+    throw error;
+  }
+}
+
+/** Seals a writable layer where it lies: its data file is a read-only layer afterwards. @throws FormatError, IoError */
+export async function sealInPlace(upper: UpperPaths): Promise<void> {
+  const layer = await openWritableLayer(upper, { mode: 'write' });
+  try {
+    await layer.seal();
+  } finally {
+    await layer.close();
+  }
+}
