@@ -1,7 +1,7 @@
 /**
  * Tar header blocks, as far as a layer's wrapper needs them (docs/formats/tar.md). Number fields are the strict part:
  * a size that is read wrongly moves the window on everything behind it, so anything but an octal number between
- * padding, or base-256, is an error.
+ * padding, or base-256, is an error. (Archives of files are read by tar-reader.ts, which bears with what archivers do.)
  */
 import { FormatError } from '../blob/index.js';
 

@@ -105,9 +105,14 @@ test('createPlanner() allocates nothing per call', { skip: noFixtures }, async (
     }
   };
   run();
-  const before = process.memoryUsage().heapUsed;
-  run();
-  const grown = process.memoryUsage().heapUsed - before;
-  assert.ok(grown < 20_000 * 16, `${grown} bytes for 20000 calls`);
+  // Other work of the process grows the heap too, and code that is not yet compiled boxes numbers: the least counts.
+  let least = Infinity;
+  for (let i = 0; i < 8; i++) {
+    const before = process.memoryUsage().heapUsed;
+    run();
+    const grown = process.memoryUsage().heapUsed - before;
+    if (grown >= 0) least = Math.min(least, grown);
+  }
+  assert.ok(least < 20_000 * 8, `${least} bytes for 20000 calls`);
   await image.close();
 });
