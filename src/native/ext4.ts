@@ -1,4 +1,4 @@
-import { ConvertError } from '../blob/index.js';
+import { ConvertError, IoError } from '../blob/index.js';
 import { addon } from './addon.js';
 
 /** The class of bind_ext4.cc, as it is. */
@@ -103,14 +103,25 @@ function attributesOf(a: InodeAttributes): Float64Array {
   return scratch;
 }
 
+/** The native error as one of ours. EREMOTEIO is how the work file's own failure is told from the image's. */
 function converted(error: unknown): Error {
-  if (!(error instanceof Error) || !('errno' in error))
-    return error instanceof Error ? error : new Error(String(error));
-  const full = 'code' in error && error.code === 'ENOSPC';
-  return new ConvertError(full ? 'OBD_CONVERT_NO_SPACE' : 'OBD_CONVERT_FILESYSTEM', error.message, {
-    cause: error,
-    ...(full && { hint: 'Give the image a larger virtual size (--vsize)' }),
-  });
+  if (!(error instanceof Error)) return new Error(String(error));
+  if (!('errno' in error) || !('code' in error)) return error;
+  if (error.code === 'EREMOTEIO')
+    return new IoError(
+      error.message.includes('No space left') ? 'OBD_IO_NO_SPACE' : 'OBD_IO_FAILED',
+      error.message,
+      {
+        cause: error,
+        hint: 'Work files need room for the unpacked image; another directory may have it (--workdir)',
+      },
+    );
+  if (error.code === 'ENOSPC')
+    return new ConvertError('OBD_CONVERT_NO_SPACE', error.message, {
+      cause: error,
+      hint: 'Give the image a larger virtual size (--vsize)',
+    });
+  return new ConvertError('OBD_CONVERT_FILESYSTEM', error.message, { cause: error });
 }
 
 /**
@@ -119,7 +130,8 @@ function converted(error: unknown): Error {
  *
  * Names, paths and link targets are *byte strings*: one character of code 0 to 255 per byte (`latin1`), because names in
  * a tar are bytes and need not be UTF-8. One call at a time: wait for a promise before the next call. All methods
- * throw (or reject with) ConvertError OBD_CONVERT_NO_SPACE when the image is full, otherwise OBD_CONVERT_FILESYSTEM.
+ * throw (or reject with) ConvertError OBD_CONVERT_NO_SPACE when the image is full, IoError when the work file fails,
+ * otherwise OBD_CONVERT_FILESYSTEM.
  */
 export class Ext4Image {
   /** Inode of the root directory. */

@@ -123,6 +123,29 @@ test('Conversion of a layer of 600 MB stays within 300 MB of memory', async (t) 
   assert.ok(kilobytes > 0 && kilobytes < 300 * 1024, `${kilobytes} KiB`);
 });
 
+test('A full work directory is told from a full image', { skip: root }, (t) => {
+  const dir = tempDir(t);
+  const work = join(dir, 'work');
+  mkdirSync(work);
+  const source = writeLayout(join(dir, 'src'), [
+    memberBytes({ path: 'f', content: randomBytes(30 * 2 ** 20) }),
+  ]);
+  execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=20m', 'none', work]);
+  try {
+    const run = spawnSync(
+      join(checkout, 'bin', 'obdconv'),
+      ['--platform', 'linux/amd64', '--workdir', work, source, `oci:${dir}/out:x`],
+      { encoding: 'utf8' },
+    );
+    assert.equal(run.status, 7, run.stderr);
+    assert.match(run.stderr, /No space left on device/);
+    assert.match(run.stderr, /--workdir/);
+    assert.match(run.stderr, /OBD_IO_NO_SPACE/);
+  } finally {
+    execFileSync('umount', [work]);
+  }
+});
+
 /** Half noise, half zeros (which pack a thousand to one), in few large files and many small ones. */
 function hugeLayer(): Buffer {
   const noise = randomBytes(2 ** 20);
