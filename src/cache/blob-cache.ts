@@ -276,7 +276,7 @@ export class BlobCache {
 
   /** A blob outside of the cache directory counts for its own file system only. */
   async #write(file: UnitFile, first: number, bytes: Uint8Array, now: number): Promise<boolean> {
-    const length = bytes.byteLength;
+    const length = file.newBytes(first, bytes.byteLength);
     if (dirname(file.path) !== this.dir) {
       const disk = await statfs(dirname(file.path));
       if (disk.bavail * disk.bsize - length < this.#minFree) return false;

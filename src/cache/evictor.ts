@@ -32,6 +32,8 @@ export class Evictor {
   #scannedAt = -Infinity;
   /** False if the file system cannot make any: then only whole files can go. */
   #holes = true;
+  /** Bytes given back since the start. */
+  #freed = 0;
   #round: Promise<void> | undefined;
   /** Until then nothing more is tried: the last rounds made no room. */
   #futileUntil = -Infinity;
@@ -112,10 +114,11 @@ export class Evictor {
     const stale = performance.now() - this.#scannedAt > RESCAN_MS;
     if (stale || this.#used + bytes > this.#high || this.#free - bytes < this.#options.minFree)
       void this.evict(bytes);
+    const freedBefore = this.#freed;
     // The first round may have begun, and counted, before others took what it made room for.
     for (let round = 0; round < 2 && !this.#fits(bytes); round++) await this.evict(bytes);
     if (!this.#fits(bytes)) {
-      this.#futileUntil = performance.now() + FUTILE_REST_MS;
+      if (this.#freed === freedBefore) this.#futileUntil = performance.now() + FUTILE_REST_MS;
       return false;
     }
     this.#used += bytes;
@@ -153,6 +156,7 @@ export class Evictor {
     const freed = await this.#makeRoom(need, closed);
     this.#used -= freed;
     this.#free += freed;
+    this.#freed += freed;
     onEvicted(freed);
     log.info(
       { neededBytes: Math.ceil(need), freedBytes: freed, usedBytes: this.#used },
@@ -318,9 +322,11 @@ function choose(need: number, now: number, open: readonly UnitFile[], closed: re
     bytesByAge[bucket] = (bytesByAge[bucket] ?? 0) + bytes;
   };
   for (const blob of closed) add(blob.lastUse, blob.bytes);
-  for (const file of open)
+  for (const file of open) {
+    need -= file.strayBytes;
     for (let unit = 0; unit < file.unitCount; unit++)
       if (file.has(unit)) add(file.lastUse(unit), file.unitLength(unit));
+  }
 
   // Everything older than the cut goes; of the bucket at the cut, as much as is still needed.
   let cut = BUCKETS - 1;
@@ -343,7 +349,7 @@ function choose(need: number, now: number, open: readonly UnitFile[], closed: re
     const units: number[] = [];
     for (let unit = 0; unit < file.unitCount; unit++)
       if (file.has(unit) && takes(file.lastUse(unit), file.unitLength(unit))) units.push(unit);
-    if (units.length > 0) choice.open.push({ file, units });
+    if (units.length > 0 || file.strayBytes > 0) choice.open.push({ file, units });
   }
   return choice;
 }

@@ -39,7 +39,7 @@ export class UnitFile {
   /** Units in memory whose sidecar byte is not written yet. */
   #dirty = new Set<number>();
   #committing: Set<number> | undefined;
-  /** Evicted, but their space is not given back yet: the grace period failed. The next eviction takes them along. */
+  /** Absent units that still take space: dropped and not yet written again, or evicted and not yet punched. */
   readonly #unpunched = new Set<number>();
   #commit: Promise<void> | undefined;
   readonly #readers = new Readers();
@@ -102,6 +102,20 @@ export class UnitFile {
     return this.#dirty.size + (this.#committing?.size ?? 0);
   }
 
+  /** Bytes of absent units that still take space; {@link evict} gives them back. */
+  get strayBytes(): number {
+    return this.#unpunched.size * this.unitSize;
+  }
+
+  /** How many of the bytes of [first, ...) a write would take from the file system, rather than overwrite. */
+  newBytes(first: number, length: number): number {
+    let bytes = 0;
+    const end = first + Math.ceil(length / this.unitSize);
+    for (let unit = first; unit < end; unit++)
+      if (this.presence[unit] === 0 && !this.#unpunched.has(unit)) bytes += this.unitLength(unit);
+    return bytes;
+  }
+
   /** Bytes of a unit: the last may be short. */
   unitLength(unit: number): number {
     return Math.min(this.unitSize, this.size - unit * this.unitSize);
@@ -150,11 +164,17 @@ export class UnitFile {
     await this.#gate.pass(async () => {
       if (this.#promoted) return;
       const offset = first * this.unitSize;
-      for (let done = 0; done < bytes.byteLength;) {
-        const { bytesWritten } = await this.#data.write(bytes, done, bytes.byteLength - done, offset + done);
-        done += bytesWritten;
-      }
       const count = Math.ceil(bytes.byteLength / this.unitSize);
+      try {
+        for (let done = 0; done < bytes.byteLength;) {
+          const left = bytes.byteLength - done;
+          done += (await this.#data.write(bytes, done, left, offset + done)).bytesWritten;
+        }
+      } catch (error) {
+        // Part of it may be on disk.
+        for (let unit = first; unit < first + count; unit++) if (!this.has(unit)) this.#unpunched.add(unit);
+        throw error;
+      }
       for (let unit = first; unit < first + count; unit++) {
         this.#lastUse[unit] = now;
         this.#dirty.add(unit);
@@ -212,7 +232,9 @@ export class UnitFile {
     this.#verified = false;
     this.#dirty.delete(unit);
     this.#committing?.delete(unit);
-    if (Atomics.exchange(this.presence, unit, 0) === 1) this.#presentCount--;
+    if (Atomics.exchange(this.presence, unit, 0) === 0) return;
+    this.#presentCount--;
+    this.#unpunched.add(unit);
   }
 
   /** Makes units absent, durably. Their bytes stay on disk until they are written again; writes wait meanwhile. */
@@ -243,7 +265,7 @@ export class UnitFile {
   }
 
   /**
-   * Takes units away and gives their space back. The caller holds the exclusive lock ({@link tryExclusive}).
+   * Takes units away and gives their space back, and that of units dropped before. The caller holds the exclusive lock ({@link tryExclusive}).
    * @param grace settles once no reader outside of this class, who looked at `presence` before the call, still reads.
    *   If it rejects the units are absent all the same, and their space is given back with the next ones.
    * @returns bytes given back; 0 where the file system has no holes.

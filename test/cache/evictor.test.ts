@@ -259,3 +259,26 @@ test('BlobCache.open() removes sidecars without data, and leaves what it does no
   await openCache(t, dir);
   assert.deepEqual(readdirSync(dir).sort(), ['notes.units', 'sha256:abc.units', `${other}.units`].sort());
 });
+
+test('BlobCache that is full of units which turned out to be bad stores them anew', async (t) => {
+  const dir = tempDir(t);
+  const cache = await openCache(t, dir, { capacity: 40 * UNIT, maxRunBytes: UNIT });
+  const [one, two] = [makeSource(34 * UNIT, 1), makeSource(30 * UNIT, 2)];
+  const [a, b] = [await one.open(cache), await two.open(cache)];
+  await readRange(a, 0, a.size);
+  await cache.flush();
+  await cache.verified();
+  assert.equal(a.presentBytes, a.size);
+  await a.forget();
+  assert.equal(a.presentBytes, 0);
+  // In place of what was there: needs no room.
+  await readRange(a, 0, 10 * UNIT);
+  await cache.flush();
+  assert.equal(a.presentBytes, 10 * UNIT);
+  // Elsewhere: the room of what was dropped.
+  assert.deepEqual(await readRange(b, 0, b.size), two.source.plain);
+  await cache.flush();
+  assert.ok(b.presentBytes > 20 * UNIT, `${b.presentBytes / UNIT} units present`);
+  assert.ok(diskBytes(dir) <= 42 * UNIT);
+  await Promise.all([a.close(), b.close()]);
+});
