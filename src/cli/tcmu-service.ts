@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { Command, Option } from 'commander';
+import { ioError } from '../blob/index.js';
 import { DEFAULT_SERVICE_CONFIG_PATH, loadServiceConfig, type ServiceConfig } from '../image/index.js';
 import { makeLogger, type Logger, type LogLevel } from '../log/index.js';
 import { packageRoot, raiseFileLimit } from '../native/index.js';
@@ -42,10 +43,16 @@ export async function main(argv: readonly string[]): Promise<void> {
 
 function openLog(config: ServiceConfig): Logger {
   const { logLevel, logPath, logSizeMB, logRotateNum } = config.logConfig;
-  return makeLogger(LEVELS[logLevel] ?? 'error', logPath === '' ? undefined : logPath, {
-    maxBytes: Math.max(1, logSizeMB) * 2 ** 20,
-    keep: logRotateNum,
-  });
+  const level = LEVELS[logLevel] ?? 'error';
+  if (logPath === '') return makeLogger(level);
+  try {
+    return makeLogger(level, logPath, {
+      maxBytes: Math.max(1, logSizeMB) * 2 ** 20,
+      keep: logRotateNum,
+    });
+  } catch (error) {
+    throw ioError(error, `write log "${logPath}"`, logPath);
+  }
 }
 
 async function serviceCommand(configArgument: string, flags: ServiceFlags): Promise<void> {

@@ -51,6 +51,8 @@ const deviceSchema = z.object({
   remoteBytes: z.number(),
   /** How many of those are on local disk now. */
   presentBytes: z.number(),
+  /** The background download, if there is one: `waiting`, `running`, `done` or `stopped`, and how much it brought. */
+  download: z.object({ state: z.string(), bytes: z.number() }).optional(),
   /** Reads or writes that ended in an error. */
   errors: z.number(),
   /** Why it failed; or its last error. */

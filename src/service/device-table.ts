@@ -232,7 +232,7 @@ export class DeviceTable {
 
   #ofAttachment(attachment: Attachment): DeviceInfo {
     const opening = this.#options.openings.of(attachment.device);
-    const { bytesFetched, remoteBytes, presentBytes } = opening?.image?.stats() ?? NO_STATS;
+    const { bytesFetched, remoteBytes, presentBytes, download } = opening?.image?.stats() ?? NO_STATS;
     const counters = attachment.served?.counters;
     const health = attachment.served?.health;
     const image = this.#requests.get(attachment.id)?.image;
@@ -255,6 +255,7 @@ export class DeviceTable {
       bytesFetched,
       remoteBytes,
       presentBytes,
+      ...(download === undefined ? {} : { download: { state: download.state, bytes: download.bytes } }),
       ...(health?.lastError === undefined
         ? {}
         : { reason: { code: 'OBD_IO_FAILED', message: health.lastError } }),
@@ -284,7 +285,9 @@ function ofPending(id: string, pending: Pending): DeviceInfo {
     ...(image === undefined ? {} : { image }),
     since: pending.since.toISOString(),
     ...NO_TRAFFIC,
-    ...NO_STATS,
+    bytesFetched: 0,
+    remoteBytes: 0,
+    presentBytes: 0,
     ...(pending.failed === undefined ? {} : { reason: toApiError(pending.failed.error) }),
   };
 }
@@ -297,7 +300,9 @@ function ofOpening(opening: Opening, transport: Transport): DeviceInfo {
     configPath: opening.configPath,
     since: opening.startedAt.toISOString(),
     ...NO_TRAFFIC,
-    ...NO_STATS,
+    bytesFetched: 0,
+    remoteBytes: 0,
+    presentBytes: 0,
     ...(opening.error === undefined ? {} : { reason: toApiError(opening.error) }),
   };
 }

@@ -12,6 +12,8 @@ import { resultPathOf } from './result-path.js';
 export interface ImageStats {
   /** Bytes that came from a registry for this image since it was opened. */
   readonly bytesFetched: number;
+  /** How far the background download is, if there is one. */
+  readonly download?: { readonly state: string; readonly bytes: number } | undefined;
   /** Stored bytes of the layers that come from a registry; 0 if all are local files. */
   readonly remoteBytes: number;
   /** How many of those are on local disk now. */
