@@ -92,7 +92,8 @@ export async function removeDeadMounts(runDir: string, log: Logger): Promise<voi
 export async function deviceState(devicePath: string): Promise<'dead' | 'served' | 'other'> {
   const pid = await servingProcessOf(basename(devicePath));
   if (pid === undefined) return 'other';
-  return (await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => undefined)) === undefined
-    ? 'dead'
-    : 'served';
+  const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '');
+  // After the name in parentheses comes the state; a zombie waits for its parent only and serves nobody.
+  const state = /\) (.)[^)]*$/.exec(stat)?.[1];
+  return state === undefined || state === 'Z' || state === 'X' ? 'dead' : 'served';
 }

@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { describe, test, type TestContext } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
 import { fuseUnsupported } from '../../src/blockdev/index.js';
 import type { DeviceInfo } from '../../src/service/index.js';
 import { differingChunks, readDeviceDump } from '../support/device-dump.js';
@@ -23,13 +24,33 @@ interface Ended {
   readonly stderr: string;
 }
 
+const umount = promisify((target: string, done: (error: Error | null) => void) =>
+  execFile('umount', ['-l', target], () => {
+    done(null);
+  }),
+);
+
+function ownMounts(dir: string): { target: string }[] {
+  return readFileSync('/proc/self/mounts', 'utf8')
+    .split('\n')
+    .map((line) => ({ target: line.split(' ')[1] ?? '' }))
+    .filter(({ target }) => target.startsWith(`${dir}/`));
+}
+
 /** A machine of its own: configuration, run directory, state, cache, log. */
 class Sandbox {
   readonly dir: string;
   readonly flags: readonly string[];
 
   constructor(t: TestContext) {
-    this.dir = tempDir(t);
+    let remove = (): unknown => undefined;
+    this.dir = tempDir({ after: (work) => (remove = work as () => unknown) });
+    // A test that failed midway must not leave its devices to the others, nor its files on their mounts.
+    t.after(async () => {
+      for (const { target } of ownMounts(this.dir)) await umount(target);
+      await this.endService();
+      remove();
+    });
     const config = join(this.dir, 'overlaybd.json');
     writeFileSync(
       config,
