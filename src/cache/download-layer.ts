@@ -1,9 +1,9 @@
 import { createHash, type Hash } from 'node:crypto';
 import { constants } from 'node:fs';
-import { access, mkdir, open, rename, rm, statfs, type FileHandle } from 'node:fs/promises';
+import { mkdir, open, rename, rm, statfs, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { FileBlob, IoError, ioError, RegistryError, roundUp } from '../blob/index.js';
+import { FileBlob, IoError, ioError, OverlaybdError, RegistryError, roundUp } from '../blob/index.js';
 import type { Logger } from '../log/index.js';
 import { FileLock, lockFile, seekHole } from '../native/index.js';
 import type { CachedBlob } from './cached-blob.js';
@@ -58,25 +58,25 @@ export interface DownloadContext {
  */
 export async function downloadLayer(layer: DownloadLayer, context: DownloadContext): Promise<boolean> {
   const target = join(layer.dir, COMMIT_NAME);
-  try {
-    await access(target);
-    await useCommitted(layer, target);
-    return true;
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT')
-      throw ioError(error, `look for "${target}"`, target);
-  }
+  if (await useCommitted(layer, target)) return true;
   await mkdir(layer.dir, { recursive: true });
   return layer.type === 'download'
     ? await fillAndPromote(layer, target, context)
     : await writeAndPromote(layer, target, context);
 }
 
-/** Somebody has downloaded it meanwhile. Its bytes were checked then. */
-async function useCommitted({ blob }: DownloadLayer, target: string): Promise<void> {
-  const file = await FileBlob.open(target);
+/** True if somebody has downloaded the layer meanwhile; its bytes were checked then. */
+async function useCommitted({ blob }: DownloadLayer, target: string): Promise<boolean> {
+  let file: FileBlob;
+  try {
+    file = await FileBlob.open(target);
+  } catch (error) {
+    if (error instanceof OverlaybdError && error.code === 'OBD_IO_NOT_FOUND') return false;
+    throw error;
+  }
   if (file.size === blob.size) blob.divert({ blob: file, end: () => file.size, owned: true });
   else await file.close();
+  return true;
 }
 
 async function fillAndPromote(
@@ -115,6 +115,13 @@ async function writeAndPromote(
   let kept = false;
   try {
     if (!lockFile(handle.fd, FileLock.EXCLUSIVE) || !(await isNamed(handle, path))) return false;
+    // Whoever held the lock may have finished: then this is a new file that nobody wants.
+    if (await useCommitted(layer, target)) {
+      await rm(path);
+      kept = true;
+      await handle.close();
+      return true;
+    }
     // Left by cache type `download`.
     await rm(sidecarPath(path), { force: true });
     const hash = createHash(digest.slice(0, digest.indexOf(':')));
