@@ -126,7 +126,19 @@ export async function createTcmuDevice(names: TcmuNames, configPath: string): Pr
   }
   try {
     await makeDir(`${TARGET}/core/user_${names.hba}`);
-    await makeDir(backstore);
+    await blocking.mkdir(backstore);
+  } catch (error) {
+    if (isSystemError(error) && error.code === 'EEXIST')
+      throw new DeviceError(
+        'OBD_DEVICE_EXISTS',
+        `Cannot make "${names.device}": somebody else is making it`,
+        {
+          source: backstore,
+        },
+      );
+    throw ioError(error, `make the device "${names.device}"`, backstore);
+  }
+  try {
     await blocking.write(`${backstore}/control`, `dev_config=${names.config}`);
     await blocking.write(`${backstore}/control`, `max_data_area_mb=${MAX_DATA_AREA_MB}`);
     await enable(backstore, configPath);

@@ -8,7 +8,8 @@ const PARAMETERS = '/sys/module/target_core_user/parameters';
 
 /** True if the kernel can serve TCMU devices, loading its modules if need be. */
 export async function tcmuAvailable(): Promise<boolean> {
-  for (const module of ['target_core_user', 'tcm_loop'])
+  // sd_mod: a SCSI device without it never becomes a disk, and nothing says so.
+  for (const module of ['target_core_user', 'tcm_loop', 'sd_mod'])
     await new Promise<void>((resolve) => {
       execFile('modprobe', ['-q', module], () => {
         resolve(); // whether it is there is asked below
