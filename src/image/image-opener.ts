@@ -92,6 +92,7 @@ export class ImageOpener {
   async openConfig(config: ImageConfig, options: OpenOptions = {}): Promise<HostedImage> {
     const counter = { bytes: 0 };
     const { signal, download: mayDownload, ...rest } = options;
+    this.#allowNamedHttp(config.repoBlobUrl);
     const opening = openImage(config, {
       ...rest,
       log: this.#log,
@@ -119,6 +120,23 @@ export class ImageOpener {
         download: download?.progress,
       }),
     };
+  }
+
+  /**
+   * A configuration that says `http://` names its host insecure: whoever may write it decides what the service reads
+   * anyway, and the reference's snapshotter has no other way to say so (adr/0031). Images cannot: they carry no URLs.
+   */
+  #allowNamedHttp(repoBlobUrl: string | undefined): void {
+    if (
+      repoBlobUrl === undefined ||
+      !repoBlobUrl.toLowerCase().startsWith('http://') ||
+      !URL.canParse(repoBlobUrl)
+    )
+      return;
+    const { host } = new URL(repoBlobUrl);
+    if (this.client.schemeOf(host) === 'http') return;
+    this.#log.warn({ host }, 'plain HTTP: the image configuration names this registry insecure');
+    this.client.allowPlainHttp(host);
   }
 
   /** What is being opened cannot be stopped at once: it is let go, and closed when it is there. */

@@ -6,7 +6,7 @@
  *
  * Invariants:
  * - A password goes to the registry it is for, or to the realm which that registry named, over TLS; over plain HTTP
- *   only to a host that the user named insecure.
+ *   only if the user named that host, or the registry itself, insecure.
  * - Each token is fetched once, however many requests wait for it; a waiter's abort does not disturb the others.
  * - Credentials are read anew at each acquisition.
  * - A token about to expire is renewed first; if that fails while it is still valid, it is used.
@@ -214,9 +214,11 @@ export class Authenticator {
     const startedAt = performance.now();
     const answer = await withRetries(
       async () => {
+        this.#transport.checkScheme(realm, new URL(scope.origin));
         const response = await this.#transport.send({
           ...tokenRequest(realm, service, scopes, credential),
           action,
+          trustScheme: true,
         });
         if (response.status !== 200) {
           const body = await readErrorBody(response);

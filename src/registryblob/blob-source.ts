@@ -8,7 +8,7 @@
  *         answer ◄──────────────────────────────── answer      status 300 and up: forget the target, ask the registry
  *
  * Redirects are followed by hand (relative ones too, at most {@link MAX_HOPS}); credentials never leave the origin they
- * are for; a redirect from TLS to plain HTTP is refused like any other plain HTTP. A signed URL that has expired
+ * are for; a redirect from TLS to plain HTTP is refused unless that host was named insecure. A signed URL that has expired
  * answers 400, 401 or 403: the registry is asked for a new one.
  *
  * With a p2p proxy, data is read through it by its final URL; where the registry itself has the data, that is remembered
@@ -44,6 +44,8 @@ interface Target {
 }
 
 interface Get {
+  /** The URL came from somebody whom we may believe, and was checked then. */
+  readonly trustScheme?: boolean;
   readonly method: 'GET';
   readonly action: string;
   readonly url: string;
@@ -99,7 +101,7 @@ export class BlobSource {
     if (known !== undefined && (viaProxy || known.url !== get.url)) {
       const response = await this.#data(
         viaProxy,
-        authorized({ ...get, url: known.url }, known.authorization),
+        authorized({ ...get, url: known.url, trustScheme: true }, known.authorization),
       );
       if (response.status < 300 || response.status === 416) return response;
       await discardBody(response);
@@ -140,12 +142,12 @@ export class BlobSource {
       next.hash = '';
       if (next.username !== '' || next.password !== '')
         throw wrongAnswer(response, 'it redirects to a URL with a password in it');
-      this.#client.checkScheme(next.href);
+      this.#client.checkScheme(next.href, response.url);
       // A target on the registry itself may need the token; another origin never gets it.
       const stays = next.origin === home;
       response = await this.#data(
         viaProxy && !stays,
-        authorized({ ...get, url: next.href }, stays ? first.authorization : undefined),
+        authorized({ ...get, url: next.href, trustScheme: true }, stays ? first.authorization : undefined),
       );
       if (!isRedirect(response.status)) {
         if (!stays && response.status < 300) this.#target = { url: next.href, authorization: undefined };

@@ -106,8 +106,8 @@ export class RegistryClient {
   }
 
   /** @throws ConfigError if the URL is plain HTTP to a host that was not named insecure. */
-  checkScheme(url: string): void {
-    this.#transport.checkScheme(new URL(url));
+  checkScheme(url: string, namedBy?: string): void {
+    this.#transport.checkScheme(new URL(url), namedBy === undefined ? undefined : new URL(namedBy));
   }
 
   /**
@@ -158,16 +158,18 @@ export class RegistryClient {
   }
 
   async #sendFollowing(request: RegistryRequest): Promise<HttpResponse> {
-    let url = request.url;
+    let { url, trustScheme } = request;
     for (let hops = 0; ; hops++) {
-      const response = await this.send({ ...request, url });
+      const response = await this.send({ ...request, url, ...(trustScheme === true ? { trustScheme } : {}) });
       const place = response.header('location');
       const follows = request.method === 'GET' || request.method === 'HEAD';
       if (!follows || response.status < 301 || response.status > 308 || place === undefined) return response;
       if (hops === MAX_HOPS || !URL.canParse(place, url))
         throw await this.unexpected(response, request.action);
       await discardBody(response);
-      url = new URL(place, url).href;
+      const next = new URL(place, url).href;
+      this.checkScheme(next, url);
+      [url, trustScheme] = [next, true];
     }
   }
 

@@ -26,7 +26,10 @@ export interface HttpRequest {
   readonly timeoutMs?: number | undefined;
   /** Limit on the silence between the request's last byte and the answer; default: the transport's `timeoutMs`. */
   readonly answerMs?: number | undefined;
-  /** Plain HTTP is all right for this request: a proxy that the configuration names by URL. */
+  /**
+   * Plain HTTP is all right for this request: a proxy that the configuration names by URL, or a place that a host named
+   * insecure sent us to (see {@link Transport.checkScheme}).
+   */
   readonly trustScheme?: boolean;
 }
 
@@ -130,11 +133,18 @@ export class Transport {
   }
 
   /**
-   * Refuses plain HTTP to a host that was not named insecure. @throws ConfigError
+   * Refuses plain HTTP to a host that was not named insecure.
+   * @param namedBy who sent us there. One that answered over plain HTTP could have been anybody already, so its word
+   * is good for another plain place (storage, token server); TLS never leads to plain HTTP.
+   * @throws ConfigError
    */
-  checkScheme(url: URL): void {
+  checkScheme(url: URL, namedBy?: URL): void {
     if (url.protocol === 'https:') return;
-    if (url.protocol === 'http:' && this.#options.plainHttpHosts.has(url.host)) return;
+    if (
+      url.protocol === 'http:' &&
+      (this.#options.plainHttpHosts.has(url.host) || namedBy?.protocol === 'http:')
+    )
+      return;
     if (url.protocol !== 'http:')
       throw new ConfigError(
         'OBD_CONFIG_VALUE',

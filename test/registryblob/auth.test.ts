@@ -1,9 +1,15 @@
 import assert from 'node:assert/strict';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { createServer } from 'node:https';
+import type { AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ServerResponse } from 'node:http';
 import { inspect } from 'node:util';
 import { RegistryClient, type Credential, type RegistryClientOptions } from '../../src/registryblob/index.js';
+import { makeCertificates } from '../support/certificates.js';
 import {
   patternBytes,
   scriptedServer,
@@ -255,18 +261,43 @@ describe('bearer tokens', () => {
       );
   });
 
-  test('a realm over plain HTTP on a host that was not named gets nothing', async () => {
-    await withRegistry(
-      {
-        credential: { username: 'u', password: 'p' },
-        challenge: () => 'Bearer realm="http://tokens.example/token",service="x"',
-        accept: () => false,
+  test('a registry over TLS cannot name a realm over plain HTTP', async (t) => {
+    const dir = mkdtempSync(join(tmpdir(), 'auth-'));
+    const { ca, serverCert, serverKey } = makeCertificates(dir);
+    const registry = createServer(
+      { cert: readFileSync(serverCert), key: readFileSync(serverKey) },
+      (_, response) => {
+        response.writeHead(401, { 'www-authenticate': 'Bearer realm="http://tokens.example/token"' }).end();
       },
-      async (read) => {
-        await assert.rejects(read(), {
-          code: 'OBD_CONFIG_VALUE',
-          message: /plain HTTP is refused for host "tokens.example"/,
-        });
+    );
+    await new Promise<void>((resolve) => registry.listen(0, '127.0.0.1', resolve));
+    const client = new RegistryClient({
+      tls: { ca: [ca] },
+      credentials: [{ find: async () => ({ username: 'u', password: 'p' }) }],
+    });
+    t.after(async () => {
+      await client.close();
+      registry.close();
+      rmSync(dir, { recursive: true });
+    });
+    const { port } = registry.address() as AddressInfo;
+    const blob = await client.openBlob(`https://127.0.0.1:${port}${path}`, { size: content.length });
+    await assert.rejects(blob.read(0, Buffer.alloc(10)), {
+      code: 'OBD_CONFIG_VALUE',
+      message: /plain HTTP is refused for host "tokens.example"/,
+    });
+  });
+
+  test('a registry named insecure may name a realm over plain HTTP on another port', async () => {
+    await withRegistry(
+      { token: sendToken((n) => ({ token: `T${n}` })), accept: (header) => header === 'Bearer T1' },
+      async (_, { registry }) => {
+        const client = new RegistryClient({ plainHttpHosts: [new URL(registry.url).host] });
+        const blob = await client.openBlob(`${registry.url}${path}`, { size: content.length });
+        const into = Buffer.alloc(100);
+        await blob.read(50, into);
+        assert.deepEqual(into, content.subarray(50, 150));
+        await client.close();
       },
     );
   });

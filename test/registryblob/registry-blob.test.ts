@@ -305,15 +305,10 @@ describe('RegistryBlob', () => {
     );
   });
 
-  test('refuses redirects that go nowhere, in circles, or to plain HTTP of an unnamed host', async () => {
+  test('refuses redirects that go nowhere, in circles, or to another protocol', async () => {
     const cases: [string | undefined, string, RegExp][] = [
       [undefined, 'OBD_REGISTRY_RESPONSE', /without a usable Location/],
       ['loop', 'OBD_REGISTRY_RESPONSE', /more than 8 redirects/],
-      [
-        'http://storage.example/x?secret=1',
-        'OBD_CONFIG_VALUE',
-        /"http:\/\/storage.example\/x": plain HTTP is refused/,
-      ],
       ['ftp://storage.example/x', 'OBD_CONFIG_VALUE', /scheme is not https or http/],
     ];
     for (const [location, code, message] of cases)
@@ -325,6 +320,17 @@ describe('RegistryBlob', () => {
           await rejects(readAt(blob, 0, 10), code, message);
         },
       );
+  });
+
+  test('follows a registry named insecure to plain HTTP, but never from TLS', () => {
+    const client = new RegistryClient({ plainHttpHosts: ['r.example'] });
+    client.checkScheme('http://storage.example/x', 'http://r.example/v2/');
+    assert.throws(
+      () => {
+        client.checkScheme('http://storage.example/x?secret=1', 'https://r.example/v2/');
+      },
+      { code: 'OBD_CONFIG_VALUE', message: /"http:\/\/storage.example\/x": plain HTTP is refused/ },
+    );
   });
 
   test('plain HTTP is refused for a host that was not named', async () => {
