@@ -59,6 +59,7 @@ export class DeviceTable {
   /** What is known only here of what is attached, by id. */
   readonly #requests = new Map<string, TableRequest>();
   readonly #detaching = new Set<string>();
+  readonly #releasing = new Set<string>();
 
   constructor(options: DeviceTableOptions) {
     this.#options = options;
@@ -69,6 +70,7 @@ export class DeviceTable {
    * @throws DeviceError OBD_DEVICE_EXISTS, OBD_DEVICE_UNSUPPORTED; what the front end and the image throw.
    */
   async attach(request: TableRequest): Promise<DeviceInfo> {
+    void this.#releaseGone(); // never rejects
     const frontEnd = this.#choose(request.transport ?? 'auto');
     const id = request.id ?? this.#freeId(request);
     if (!DEVICE_ID.test(id)) throw new TypeError(`"${id}" is no device id`);
@@ -122,19 +124,16 @@ export class DeviceTable {
       this.#options.openings.dismiss(entry.configPath);
       return entry;
     }
-    const { id, device } = attachment;
+    const { id } = attachment;
     const before = this.#ofAttachment(attachment);
     this.#detaching.add(id);
     try {
       await attachment.detach();
-      this.#options.openings.forget(device);
       this.#options.log.info({ dev: id }, 'device detached');
     } finally {
       this.#detaching.delete(id);
     }
-    const request = this.#requests.get(id);
-    this.#requests.delete(id);
-    if (request !== undefined) await this.#release(id, request);
+    await this.#releaseGone();
     return before;
   }
 
@@ -196,8 +195,9 @@ export class DeviceTable {
 
   #taken(id: string): boolean {
     const pending = this.#pending.get(id);
-    if (pending?.failed !== undefined) this.#pending.delete(id);
-    return this.#pending.has(id) || this.#attachments().some((a) => a.id === id);
+    if (pending?.failed !== undefined && !this.#releasing.has(id)) this.#pending.delete(id);
+    if (this.#pending.has(id) || this.#releasing.has(id)) return true;
+    return this.#attachments().some((a) => a.id === id);
   }
 
   /** A name that tells what it is: of the image's repository, or of the configuration's directory. */
@@ -215,10 +215,22 @@ export class DeviceTable {
     }
   }
 
+  /** Also of devices that others took away: through configfs, or by aborting their connection. */
+  async #releaseGone(): Promise<void> {
+    const here = new Set(this.#attachments().map(({ id }) => id));
+    const gone = [...this.#requests].filter(([id]) => !here.has(id));
+    for (const [id] of gone) this.#requests.delete(id);
+    await Promise.all(gone.map(([id, request]) => this.#release(id, request)));
+  }
+
+  /** The name stays taken meanwhile: the next device of this name would use the same files. */
   async #release(id: string, request: TableRequest): Promise<void> {
-    await request.release?.(id).catch((error: unknown) => {
+    if (request.release === undefined) return;
+    this.#releasing.add(id);
+    await request.release(id).catch((error: unknown) => {
       this.#options.log.warn({ dev: id, err: error }, 'files of a device are not removed');
     });
+    this.#releasing.delete(id);
   }
 
   #boundFailures(): void {

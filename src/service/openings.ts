@@ -59,7 +59,8 @@ export class Openings {
   readonly #stop = new AbortController();
   readonly #running = new Set<MutableOpening>();
   readonly #failed: MutableOpening[] = [];
-  readonly #opened = new Map<BlockDevice, MutableOpening>();
+  /** Goes with the device, whoever ends it. */
+  readonly #opened = new WeakMap<BlockDevice, MutableOpening>();
   readonly #waiting: (() => void)[] = [];
   #slots = MAX_CONCURRENT;
 
@@ -68,7 +69,7 @@ export class Openings {
     this.#log = log;
   }
 
-  /** The `ImageOpener` of every front end. Forgotten by {@link forget} when the device is closed. */
+  /** The `ImageOpener` of every front end. */
   readonly open = async (configPath: string): Promise<BlockDevice> => {
     const opening: MutableOpening = {
       configPath,
@@ -101,13 +102,9 @@ export class Openings {
     }
   };
 
-  /** The attempt that gave this device, until it is forgotten. */
+  /** The attempt that gave this device. */
   of(device: BlockDevice): Opening | undefined {
     return this.#opened.get(device);
-  }
-
-  forget(device: BlockDevice): void {
-    this.#opened.delete(device);
   }
 
   /** Attempts under way, oldest first. */

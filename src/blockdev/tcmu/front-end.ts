@@ -12,6 +12,7 @@ import { DeviceError } from '../../blob/index.js';
 import { TcmuCommand, TcmuNetlink, type TcmuEvent } from '../../native/index.js';
 import type { BlockDevice } from '../block-device.js';
 import type { AttachRequest, Attachment, FrontEnd } from '../front-end.js';
+import type { ServedQueue } from '../io-workers.js';
 import { assertUnused, createTcmuDevice, findLun, removeTcmuDevice } from './configfs.js';
 import { TcmuDevice, type TcmuContext } from './device.js';
 import { blockDevice, blockNetlink, listUioDevices, resetNetlink, resetRing } from './kernel.js';
@@ -32,6 +33,7 @@ export class TcmuAttachment implements Attachment {
   readonly configPath: string;
   readonly devicePath: string | undefined;
   readonly device: BlockDevice;
+  readonly served: ServedQueue | undefined;
   readonly #detach: () => Promise<void>;
   #detached: Promise<void> | undefined;
 
@@ -44,6 +46,7 @@ export class TcmuAttachment implements Attachment {
     this.id = device.id;
     this.configPath = device.configPath;
     this.device = image;
+    this.served = device.served;
     this.devicePath = devicePath;
     this.#detach = detach;
   }
