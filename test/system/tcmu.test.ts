@@ -117,7 +117,13 @@ describe('TCMU', { skip }, () => {
     const name = path.slice('/dev/'.length);
     await run('modprobe', ['dm_mod']);
     const handle = await open(path, 'r');
-    const held = await run('dmsetup', ['create', 'held', '--table', `0 8 linear ${path} 0`]).then(
+    const held = await run('dmsetup', [
+      'create',
+      'held',
+      '--readonly',
+      '--table',
+      `0 8 linear ${path} 0`,
+    ]).then(
       () => true,
       () => false, // no device mapper here
     );

@@ -21,6 +21,8 @@ const ENABLE_PAUSE_MS = 50;
 /** The SCSI disk appears after its scan, which reads the partition table: from a registry, perhaps. */
 const DISK_DEADLINE_MS = 60_000;
 const DISK_PAUSE_MS = 10;
+const CLAIM_TRIES = 10;
+const CLAIM_PAUSE_MS = 30;
 
 /** Directory of a backstore. */
 export function backstoreDir(hba: number, device: string): string {
@@ -209,18 +211,26 @@ export function findLun(hba: number, device: string): TcmuLun | undefined {
   return undefined;
 }
 
-/** @throws DeviceError OBD_DEVICE_BUSY if a block device is mounted or otherwise claimed. */
+/**
+ * The kernel itself claims a disk for moments, to read its partition table.
+ * @throws DeviceError OBD_DEVICE_BUSY if a block device is mounted or otherwise claimed for longer than that.
+ */
 export async function assertUnused(devicePath: string): Promise<void> {
-  try {
-    await (await open(devicePath, constants.O_RDONLY | constants.O_EXCL)).close();
-  } catch (error) {
-    if (isSystemError(error) && error.code === 'EBUSY')
-      throw new DeviceError('OBD_DEVICE_BUSY', `Cannot detach "${devicePath}": it is in use`, {
-        source: devicePath,
-        hint: 'Unmount it first',
-        cause: error,
-      });
-    if (!isSystemError(error) || error.code !== 'ENOENT')
-      throw ioError(error, `open "${devicePath}"`, devicePath);
-  }
+  for (let attempt = 1; ; attempt++)
+    try {
+      await (await open(devicePath, constants.O_RDONLY | constants.O_EXCL)).close();
+      return;
+    } catch (error) {
+      if (!isSystemError(error) || error.code !== 'EBUSY') {
+        if (isSystemError(error) && error.code === 'ENOENT') return;
+        throw ioError(error, `open "${devicePath}"`, devicePath);
+      }
+      if (attempt === CLAIM_TRIES)
+        throw new DeviceError('OBD_DEVICE_BUSY', `Cannot detach "${devicePath}": it is in use`, {
+          source: devicePath,
+          hint: 'Unmount it first',
+          cause: error,
+        });
+      await sleep(CLAIM_PAUSE_MS);
+    }
 }

@@ -8,6 +8,7 @@
  * Start: hold netlink back, end the waits for a predecessor, announce, take over the rings that are there, let netlink
  * go. Until it is let go, whoever enables a device gets EAGAIN and tries again.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { DeviceError } from '../../blob/index.js';
 import { TcmuCommand, TcmuNetlink, type TcmuEvent } from '../../native/index.js';
 import type { BlockDevice } from '../block-device.js';
@@ -113,6 +114,8 @@ export class TcmuFrontEnd implements FrontEnd {
 
   close(): Promise<void> {
     this.#closed ??= (async () => {
+      // Whoever is enabling a device now waits for our reply.
+      await Promise.race([Promise.all(this.#events), sleep(LEAVE_DEADLINE_MS, undefined, { ref: false })]);
       this.#netlink.close();
       await Promise.all(
         [...this.#devices.values()].map(async (d) => {
