@@ -38,8 +38,6 @@ JSON
 
 start_service() { # CONFIG
   modprobe target_core_user
-  modprobe tcm_loop
-  modprobe sd_mod
   bin/overlaybd-tcmu "$1" >>"$service_log.output" 2>&1 &
   service_pid=$!
   for _ in $(seq 300); do
