@@ -276,18 +276,23 @@ export class BlobCache {
 
   /** A blob outside of the cache directory counts for its own file system only. */
   async #write(file: UnitFile, first: number, bytes: Uint8Array, now: number): Promise<boolean> {
-    const length = file.newBytes(first, bytes.byteLength);
+    const needed = (): number => file.newBytes(first, bytes.byteLength);
     if (dirname(file.path) !== this.dir) {
       const disk = await statfs(dirname(file.path));
-      if (disk.bavail * disk.bsize - length < this.#minFree) return false;
+      if (disk.bavail * disk.bsize - needed() < this.#minFree) return false;
       await file.write(first, bytes, now);
       return true;
     }
-    if (!(await this.#evictor.reserve(length))) return false;
+    let reserved = 0;
     try {
+      // Making room takes time, in which more may be needed.
+      for (let more = needed(); more > 0; more = needed() - reserved) {
+        if (!(await this.#evictor.reserve(more))) return false;
+        reserved += more;
+      }
       await file.write(first, bytes, now);
     } finally {
-      this.#evictor.written(length);
+      this.#evictor.written(reserved);
     }
     return true;
   }

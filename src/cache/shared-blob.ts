@@ -182,7 +182,7 @@ export class SharedBlob {
     options: { readonly signal?: AbortSignal; readonly keep: boolean },
   ): Promise<void> {
     const [first, end] = this.#unitsOf(offset, into.byteLength);
-    await this.#notice(first, end);
+    this.#notice(first, end);
     const stretches: Promise<void>[] = [];
     for (let from = first; from < end;) {
       const present = this.file?.has(from) ?? false;
@@ -205,9 +205,9 @@ export class SharedBlob {
     if (failed) throw failed.reason;
   }
 
-  async #notice(first: number, end: number): Promise<void> {
+  #notice(first: number, end: number): void {
     try {
-      await this.file?.notice(first, end - first, this.#services.now());
+      this.file?.notice(first, end - first, this.#services.now());
     } catch (error) {
       this.#services.health.failed('read the sidecar', this.file?.path ?? this.key, error);
     }

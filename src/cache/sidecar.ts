@@ -1,3 +1,4 @@
+import { readSync } from 'node:fs';
 import { open, rename, rm, type FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { crc32c } from '../native/index.js';
@@ -138,6 +139,11 @@ export class Sidecar {
       if (bytesRead === 0) return void into.fill(0, done);
       done += bytesRead;
     }
+  }
+
+  /** As many of the bytes of units from `first` on as are there; the rest of `into` is left as it was. */
+  readSync(first: number, into: Uint8Array): void {
+    readSync(this.#handle.fd, into, 0, into.length, UNITS_OFFSET + first);
   }
 
   /** Writes `value` for units [first, first + count). Not durable before {@link sync}. */

@@ -107,12 +107,16 @@ export class UnitFile {
     return this.#unpunched.size * this.unitSize;
   }
 
-  /** How many of the bytes of [first, ...) a write would take from the file system, rather than overwrite. */
+  /**
+   * Most bytes that a {@link write} called now, in the same turn of the event loop, takes from the file system: it
+   * overwrites what dropped units left, unless their space is just being given back.
+   */
   newBytes(first: number, length: number): number {
     let bytes = 0;
     const end = first + Math.ceil(length / this.unitSize);
     for (let unit = first; unit < end; unit++)
-      if (this.presence[unit] === 0 && !this.#unpunched.has(unit)) bytes += this.unitLength(unit);
+      if (this.presence[unit] === 0 && (this.#gate.closed || !this.#unpunched.has(unit)))
+        bytes += this.unitLength(unit);
     return bytes;
   }
 
@@ -186,19 +190,18 @@ export class UnitFile {
 
   /**
    * Looks which units of [first, first + count) other processes have filled meanwhile. Not while units are being taken
-   * away here: the sidecar may still say what memory no longer does.
+   * away here: the sidecar may still say what memory no longer does. Synchronous: a few bytes that the kernel has in
+   * memory, and misses asked for in one turn of the event loop stay together.
    */
-  async notice(first: number, count: number, now: number): Promise<void> {
+  notice(first: number, count: number, now: number): void {
     if (this.#gate.closed) return;
-    await this.#gate.pass(async () => {
-      const bytes = Buffer.alloc(count);
-      await this.#sidecar.read(first, bytes);
-      for (let i = 0; i < count; i++)
-        if (bytes[i] === 1 && this.presence[first + i] === 0) {
-          this.#lastUse[first + i] = now;
-          this.#mark(first + i);
-        }
-    });
+    const bytes = Buffer.alloc(count);
+    this.#sidecar.readSync(first, bytes);
+    for (let i = 0; i < count; i++)
+      if (bytes[i] === 1 && this.presence[first + i] === 0) {
+        this.#lastUse[first + i] = now;
+        this.#mark(first + i);
+      }
   }
 
   /**

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { localFileOf, localOffset, refetchableOf } from '../../src/blob/index.js';
+import type { SourceBlob } from '../support/source-blob.js';
 import { makeSource, openCache, readRange, tempDir, UNIT } from './cache-fixture.js';
 
 test('CachedBlob.read() fetches whole units once and serves them from disk after that', async (t) => {
@@ -215,15 +216,21 @@ test('CachedBlob refuses a source of another size', async (t) => {
   await blob.close();
 });
 
+/** Holds a source's reads until the returned function is called. */
+function holdReads(source: SourceBlob): () => void {
+  let release = (): void => undefined;
+  source.hold = new Promise((resolve) => (release = resolve));
+  return release;
+}
+
 test('CachedBlob.close() does not wait for other readers of the blob, nor disturb them', async (t) => {
   const cache = await openCache(t, tempDir(t));
-  const [slow, other] = [makeSource(64 * UNIT), makeSource(64 * UNIT)];
-  slow.source.delayMs = 40;
-  const [one, two, three] = [await slow.open(cache), await other.open(cache), await other.open(cache)];
+  const [made, same] = [makeSource(64 * UNIT), makeSource(64 * UNIT)];
+  const release = holdReads(made.source);
+  const [one, two, three] = [await made.open(cache), await same.open(cache), await same.open(cache)];
   const reads = [0, 9, 18].map((unit) => readRange(one, unit * UNIT, UNIT));
-  const began = performance.now();
   await Promise.all([two.close(), three.close()]);
-  assert.ok(performance.now() - began < 30);
+  release();
   await Promise.all(reads);
   await one.close();
 });
@@ -232,7 +239,7 @@ test('CachedBlob.read() asks a busy source for few and larger things, the oldest
   const cache = await openCache(t, tempDir(t), { maxRuns: 2, maxRunBytes: 8 * UNIT });
   const { source, open } = makeSource(64 * UNIT);
   const blob = await open(cache);
-  source.delayMs = 20;
+  const release = holdReads(source);
   let busy = 0;
   let busiest = 0;
   source.onRead = () => {
@@ -242,11 +249,14 @@ test('CachedBlob.read() asks a busy source for few and larger things, the oldest
     };
   };
   const reads = [0, 20].map((unit) => readRange(blob, unit * UNIT, 1));
-  await new Promise((resolve) => setTimeout(resolve, 5));
+  const turn = (): Promise<void> => new Promise((resolve) => void setImmediate(resolve));
+  while (source.requests.length < 2) await turn();
   for (const unit of [50, 31, 30, 32, 40, 33]) {
     reads.push(readRange(blob, unit * UNIT, 1));
-    await new Promise((resolve) => setImmediate(resolve));
+    await turn();
   }
+  assert.equal(source.requests.length, 2);
+  release();
   await Promise.all(reads);
   assert.deepEqual(
     source.requests.map(([offset, length]) => [offset / UNIT, length / UNIT]),

@@ -60,7 +60,7 @@ test(`BlobCache serves right bytes while two processes share it and one is kille
   assert.equal(killed, ROUNDS);
   const other = await start(dir, 10_000);
   t.after(() => other.process.kill('SIGKILL'));
-  await sleep(300);
+  await sleep(500);
   const stats = [await finish(steady), await finish(other)];
   assert.ok(
     stats.every(({ fetches }) => fetches > 0) && stats.some(({ evictedBytes }) => evictedBytes > 0),

@@ -28,6 +28,8 @@ export class SourceBlob extends MemoryBlob {
   aborted = 0;
   closed = 0;
   delayMs = 0;
+  /** Reads that have begun wait for this as well. */
+  hold: Promise<void> | undefined;
   /** Called before each read; throws to fail it. May change `into` afterwards through the returned function. */
   onRead: (offset: number, into: Uint8Array) => (() => void) | undefined = () => undefined;
 
@@ -49,6 +51,7 @@ export class SourceBlob extends MemoryBlob {
       await sleep(this.delayMs, undefined, options.signal ? { signal: options.signal } : {}).catch(
         () => undefined,
       );
+    await this.hold;
     if (options.signal?.aborted === true) {
       this.aborted++;
       throw abortedError('read of the source', options.signal);
