@@ -2,10 +2,9 @@
  * Layer blobs as plain tars. What a blob is, is told by its first bytes: media types of real images are not always
  * true. Damage is an error that says whether the stream ended early or does not hold together.
  */
-import { pipeline, Readable } from 'node:stream';
-import { createGunzip } from 'node:zlib';
 import zstd from 'zstd-napi/binding.js';
-import { ConvertError, OverlaybdError } from '../blob/index.js';
+import { ConvertError } from '../blob/index.js';
+import { gunzip } from './gunzip.js';
 
 /** How a layer blob is packed. */
 export type LayerPacking = 'gzip' | 'zstd' | 'plain';
@@ -56,8 +55,9 @@ export async function* unpackLayer(
     }
     const packing = layerPacking(Buffer.concat(first));
     const packed = rest(first, chunks);
-    if (packing === 'gzip') yield* gunzip(packed, source);
-    else if (packing === 'zstd') yield* unzstd(packed, source);
+    const damage = (problem: unknown): ConvertError => damaged(source, packing, problem);
+    if (packing === 'gzip') yield* readAhead(gunzip(packed, damage), 2);
+    else if (packing === 'zstd') yield* unzstd(packed, damage);
     else yield* packed;
     // Whatever follows the last member is part of the blob's digest, which its stream checks at the end.
     while ((await chunks.next()).done !== true);
@@ -79,25 +79,30 @@ async function* rest(
   }
 }
 
-async function* gunzip(packed: AsyncIterable<Uint8Array>, source: string): AsyncGenerator<Uint8Array> {
-  const stream = createGunzip({ chunkSize: OUTPUT });
-  // The pipeline's failure is the stream's, and read from there.
-  pipeline(Readable.from(packed, { objectMode: true, highWaterMark: 2 }), stream, () => undefined);
+/** Keeps `depth` items in the making while the taker works: what is made by other threads then runs beside it. */
+async function* readAhead<T>(source: AsyncIterable<T>, depth: number): AsyncGenerator<T, void, undefined> {
+  const items = source[Symbol.asyncIterator]();
+  const queue: Promise<IteratorResult<T>>[] = [];
   try {
-    for await (const chunk of stream) yield chunk as Uint8Array;
-  } catch (error) {
-    throw isZlib(error) ? damaged(source, 'gzip', error) : error;
+    for (;;) {
+      while (queue.length <= depth) {
+        const next = items.next();
+        next.catch(() => undefined); // Reported where it is awaited, if it is.
+        queue.push(next);
+      }
+      const item = await queue.shift();
+      if (item === undefined || item.done === true) return;
+      yield item.value;
+    }
   } finally {
-    stream.destroy();
+    items.return?.().catch(() => undefined);
   }
 }
 
-function isZlib(error: unknown): boolean {
-  if (error instanceof OverlaybdError || !(error instanceof Error)) return false;
-  return 'code' in error && typeof error.code === 'string' && error.code.startsWith('Z_');
-}
-
-async function* unzstd(packed: AsyncIterable<Uint8Array>, source: string): AsyncGenerator<Uint8Array> {
+async function* unzstd(
+  packed: AsyncIterable<Uint8Array>,
+  damage: (problem: unknown) => ConvertError,
+): AsyncGenerator<Uint8Array, void, undefined> {
   const context = new zstd.DCtx();
   let inFrame = false;
   for await (const chunk of packed) {
@@ -109,16 +114,16 @@ async function* unzstd(packed: AsyncIterable<Uint8Array>, source: string): Async
         try {
           [left, produced, consumed] = context.decompressStream(output, input);
         } catch (error) {
-          throw damaged(source, 'zstd', error);
+          throw damage(error);
         }
         input = input.subarray(consumed);
         inFrame = left !== 0;
         if (produced > 0) yield output.subarray(0, produced);
         // A full buffer may hide more that needs no further input.
         if (input.byteLength === 0 && (produced < OUTPUT || !inFrame)) break;
-        if (consumed === 0 && produced === 0) throw damaged(source, 'zstd', new Error('no progress'));
+        if (consumed === 0 && produced === 0) throw damage('no progress');
       }
     }
   }
-  if (inFrame) throw damaged(source, 'zstd', new Error('unexpected end of file'));
+  if (inFrame) throw damage('unexpected end of file');
 }
