@@ -32,6 +32,8 @@ export interface TableRequest {
   readonly transport?: TransportChoice | undefined;
   /** How the user named the image, for lists. */
   readonly image?: string | undefined;
+  /** Made by an earlier service: the device may not be attached (again) yet. */
+  readonly adopted?: boolean;
   /** Runs after the device is gone, or did not come to be. */
   readonly release?: ((id: string) => Promise<void>) | undefined;
 }
@@ -106,6 +108,11 @@ export class DeviceTable {
     }
   }
 
+  /** Tells what an earlier service knew of a device that the kernel kept. */
+  remember(id: string, request: TableRequest): void {
+    this.#requests.set(id, { ...request, adopted: true });
+  }
+
   /**
    * Takes a device away, or dismisses a failed one.
    * @param key its id or device path.
@@ -133,7 +140,9 @@ export class DeviceTable {
     } finally {
       this.#detaching.delete(id);
     }
-    await this.#releaseGone();
+    const request = this.#requests.get(id);
+    this.#requests.delete(id);
+    if (request !== undefined) await this.#release(id, request);
     return before;
   }
 
@@ -218,7 +227,7 @@ export class DeviceTable {
   /** Also of devices that others took away: through configfs, or by aborting their connection. */
   async #releaseGone(): Promise<void> {
     const here = new Set(this.#attachments().map(({ id }) => id));
-    const gone = [...this.#requests].filter(([id]) => !here.has(id));
+    const gone = [...this.#requests].filter(([id, { adopted }]) => !here.has(id) && adopted !== true);
     for (const [id] of gone) this.#requests.delete(id);
     await Promise.all(gone.map(([id, request]) => this.#release(id, request)));
   }

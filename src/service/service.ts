@@ -6,7 +6,7 @@
  *
  * TCMU devices stay in the kernel when it ends, and wait for the next one. FUSE devices go with it.
  */
-import { mkdir, readFile, readdir, rm } from 'node:fs/promises';
+import { mkdir, readFile, readdir, rm, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { DeviceError, IoError, abortedError, ioError } from '../blob/index.js';
 import {
@@ -51,6 +51,9 @@ export interface ServiceOptions {
   /** Ends with its last device. */
   readonly ephemeral: boolean;
 }
+
+/** In a device's directory: the reference it was attached by, for the service that adopts it. */
+const IMAGE_FILE = 'image';
 
 /** An ephemeral service that nobody attaches anything to ends after this. */
 const EPHEMERAL_START_MS = 60_000;
@@ -115,12 +118,13 @@ export class Service {
   async #start(): Promise<void> {
     const { config, log } = this.#options;
     await this.#opener.setQuiesce(() => this.#workers.quiesce());
+    // Before the front ends, which open the images of the devices that the kernel kept.
+    await this.#removeLeftovers();
     for (const frontEnd of this.#frontEnds) {
       if (frontEnd.transport === 'nbd') await mkdir(this.#nbdDir, { recursive: true, mode: 0o700 });
       await frontEnd.start();
     }
     await removeDeadMounts(dirname(config.apiSocket), log);
-    await this.#removeLeftovers();
     this.#server = await AdminServer.listen(
       config.apiSocket,
       {
@@ -163,7 +167,7 @@ export class Service {
         id,
         transport,
         image,
-        release: (name) => rm(this.#deviceDir(name), { recursive: true, force: true }),
+        release: this.#removeDeviceDir,
       });
     } finally {
       this.#checkIdle();
@@ -243,15 +247,43 @@ export class Service {
     return join(this.#options.stateDir, 'devices', id);
   }
 
+  readonly #removeDeviceDir = async (id: string): Promise<void> => {
+    await rm(this.#deviceDir(id), { recursive: true, force: true });
+  };
+
   async #resolve(image: string, id: string, plainHttp: boolean): Promise<string> {
     const dir = this.#deviceDir(id);
     try {
       await rm(dir, { recursive: true, force: true });
       await mkdir(dir, { recursive: true, mode: 0o700 });
+      await writeFile(join(dir, IMAGE_FILE), `${image}\n`, { mode: 0o600 });
     } catch (error) {
       throw ioError(error, `make "${dir}"`, dir);
     }
     return this.#options.resolveImage(image, dir, this.#opener, { plainHttp });
+  }
+
+  /** A device of an earlier service that the kernel kept: how it was named, and that plain HTTP was allowed for it. */
+  async #rememberDevice(id: string, dir: string): Promise<void> {
+    const image = await readFile(join(dir, IMAGE_FILE), 'utf8').catch(() => '');
+    this.#table.remember(id, {
+      config: '',
+      image: image.trim() || undefined,
+      release: this.#removeDeviceDir,
+    });
+    try {
+      const { repoBlobUrl } = JSON.parse(await readFile(join(dir, 'config.v1.json'), 'utf8')) as Record<
+        string,
+        unknown
+      >;
+      if (typeof repoBlobUrl === 'string' && repoBlobUrl.startsWith('http://'))
+        this.#opener.client.allowPlainHttp(new URL(repoBlobUrl).host);
+    } catch (error) {
+      this.#options.log.warn(
+        { dev: id, dir, err: error },
+        'configuration of a device left behind is not readable',
+      );
+    }
   }
 
   /** Directories of devices that an earlier service was killed with; those that the kernel still has stay. */
@@ -262,7 +294,10 @@ export class Service {
     const kernel = await kernelDeviceNames();
     for (const name of names) {
       const dir = join(parent, name);
-      if (kernel.some((text) => text.includes(`${dir}/`))) continue;
+      if (kernel.some((text) => text.includes(`${dir}/`))) {
+        await this.#rememberDevice(name, dir);
+        continue;
+      }
       await rm(dir, { recursive: true, force: true }).catch((error: unknown) => {
         this.#options.log.warn({ dir, err: error }, 'leftover is not removed');
       });

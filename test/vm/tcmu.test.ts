@@ -17,6 +17,8 @@ const scenarios: Readonly<Record<string, string>> = {
     'reads outlive SIGKILL of the service and go on after its restart, without an I/O error',
   adopt: 'a new service adopts the devices of the one before, those that fail at first included',
   'many-devices': 'twenty devices are created, read and removed at once',
+  'obd-attach':
+    'obd without a service mounts through TCMU and FUSE, survives SIGKILL of what it started, and leaves nothing',
   'failing-image': 'an image that cannot be opened fails the write to enable, says why, and leaves nothing',
 };
 
