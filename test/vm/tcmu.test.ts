@@ -22,9 +22,9 @@ const scenarios: Readonly<Record<string, string>> = {
   'failing-image': 'an image that cannot be opened fails the write to enable, says why, and leaves nothing',
 };
 
-describe('overlaybd-tcmu in a kernel with TCMU', { skip: noMachine || noFixtures }, () => {
+describe('overlaybd-tcmu in a kernel with TCMU', { skip: noMachine }, () => {
   for (const [script, behaviour] of Object.entries(scenarios)) {
-    test(behaviour, async () => {
+    test(behaviour, { skip: noFixtures }, async () => {
       const run = await runInMachine([`test/vm/guest/${script}`, fixturesDir ?? ''], {
         timeoutSeconds: 300,
       });
@@ -35,4 +35,15 @@ describe('overlaybd-tcmu in a kernel with TCMU', { skip: noMachine || noFixtures
       );
     });
   }
+
+  test('the front end passes its own tests there', async () => {
+    const run = await runInMachine(
+      ['node', '--test', '--test-reporter=tap', 'dist/test/system/tcmu.test.js'],
+      {
+        timeoutSeconds: 300,
+      },
+    );
+    assert.equal(run.status, 0, run.output + run.messages);
+    assert.match(run.output, /^# pass \d\d/m, 'it found its kernel');
+  });
 });
