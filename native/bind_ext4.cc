@@ -5,6 +5,7 @@
 // Names and targets are byte strings: one character (0 to 255) per byte.
 #include "bindings.h"
 #include "ext4_image.h"
+#include "ext4_source.h"
 #include <cerrno>
 #include <cstring>
 #include <functional>
@@ -118,7 +119,9 @@ class Ext4Image : public Napi::ObjectWrap<Ext4Image>
     {
         exports.Set("Ext4Image", DefineClass(env, "Ext4Image",
                                              {
+                                                 StaticMethod("sourcePair", &Ext4Image::SourcePair),
                                                  InstanceMethod("format", &Ext4Image::Format),
+                                                 InstanceMethod("open", &Ext4Image::Open),
                                                  InstanceMethod("close", &Ext4Image::Close),
                                                  InstanceMethod("fd", &Ext4Image::Fd),
                                                  InstanceMethod("flush", &Ext4Image::Flush),
@@ -224,6 +227,35 @@ class Ext4Image : public Napi::ObjectWrap<Ext4Image>
         std::string dir = info[0].ToString().Utf8Value();
         uint64_t size = Unsigned(info, 1);
         return Start(info.Env(), [this, dir, size] { return ext4_image_create(dir.c_str(), size, &image); });
+    }
+
+    static Napi::Value SourcePair(const Napi::CallbackInfo &info)
+    {
+        int ends[2];
+        int status = ext4_source_pair(ends);
+        if (status)
+            throw Failure(info.Env(), status, nullptr);
+        auto pair = Napi::Float64Array::New(info.Env(), 2);
+        pair[0] = ends[0];
+        pair[1] = ends[1];
+        return pair;
+    }
+
+    // Flat pairs of runs: offset, length. The source's descriptor is taken over.
+    Napi::Value Open(const Napi::CallbackInfo &info)
+    {
+        if (image || busy)
+            throw Napi::Error::New(info.Env(), "The ext4 image is already open");
+        std::string dir = info[0].ToString().Utf8Value();
+        uint64_t size = Unsigned(info, 1);
+        int source = (int)Unsigned(info, 2);
+        const double *from = Doubles(info, 3, 0);
+        auto runs = std::make_shared<std::vector<uint64_t>>();
+        for (size_t i = 0; i < info[3].As<Napi::TypedArray>().ElementLength() / 2 * 2; i++)
+            runs->push_back((uint64_t)from[i]);
+        return Start(info.Env(), [this, dir, size, source, runs] {
+            return ext4_image_open(dir.c_str(), size, source, runs->data(), runs->size() / 2, &image);
+        });
     }
 
     void Close(const Napi::CallbackInfo &info)

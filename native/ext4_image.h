@@ -39,6 +39,12 @@ struct ext4_stat {
 // Formats `size` bytes (a multiple of 4096, at least 1 MiB) in an unlinked sparse file in `dir`. `*out` is
 // set even on failure, for its error sentence, unless memory ran out; destroy it.
 int ext4_image_create(const char *dir, uint64_t size, struct ext4_image **out);
+// Opens the image of `size` bytes that lies behind `source_fd` (ext4_source.h), which it owns from then on,
+// also on failure. Its blocks are fetched as they are needed; nothing is written back. `runs` has `count`
+// pairs of offset and length: where the source may hold other bytes than zeros. -EUCLEAN if it is no ext4, or
+// one that was not unmounted in order; -EOPNOTSUPP if it has features that this code does not keep up.
+int ext4_image_open(const char *dir, uint64_t size, int source_fd, const uint64_t *runs, size_t count,
+                    struct ext4_image **out);
 void ext4_image_destroy(struct ext4_image *image);
 const char *ext4_image_error(const struct ext4_image *image);
 // The sparse work file that holds the image, complete after ext4_image_flush(). Owned by the image.

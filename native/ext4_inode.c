@@ -26,6 +26,9 @@ static void put_time(const struct ext4_time *t, uint32_t *seconds, uint32_t *ext
     *extra = epoch | t->nanoseconds << 2;
 }
 
+// Inodes of older makers may end before the extra fields; attributes may lie there.
+#define HAS_EXTRA_TIMES(inode) ((inode)->i_extra_isize >= 24)
+
 static struct ext4_time get_time(uint32_t seconds, uint32_t extra)
 {
     return (struct ext4_time){(int64_t)(int32_t)seconds + ((int64_t)(extra & 3) << 32), extra >> 2};
@@ -38,9 +41,11 @@ static void put_attributes(struct ext2_inode_large *inode, const struct ext4_att
     inode->osd2.linux2.l_i_uid_high = (uint16_t)(a->uid >> 16);
     inode->i_gid = (uint16_t)a->gid;
     inode->osd2.linux2.l_i_gid_high = (uint16_t)(a->gid >> 16);
-    put_time(&a->atime, &inode->i_atime, &inode->i_atime_extra);
-    put_time(&a->mtime, &inode->i_mtime, &inode->i_mtime_extra);
-    put_time(&a->ctime, &inode->i_ctime, &inode->i_ctime_extra);
+    uint32_t none;
+    int extra = HAS_EXTRA_TIMES(inode);
+    put_time(&a->atime, &inode->i_atime, extra ? &inode->i_atime_extra : &none);
+    put_time(&a->mtime, &inode->i_mtime, extra ? &inode->i_mtime_extra : &none);
+    put_time(&a->ctime, &inode->i_ctime, extra ? &inode->i_ctime_extra : &none);
 }
 
 void ext4_fill_inode(struct ext2_inode_large *inode, const struct ext4_attributes *a)
@@ -86,9 +91,10 @@ int ext4_stat(struct ext4_image *image, uint32_t inode, struct ext4_stat *out)
     out->links = content.i_links_count;
     out->size = EXT2_I_SIZE(&content);
     out->blocks = ext2fs_inode_i_blocks(image->fs, (struct ext2_inode *)&content);
-    out->atime = get_time(content.i_atime, content.i_atime_extra);
-    out->mtime = get_time(content.i_mtime, content.i_mtime_extra);
-    out->ctime = get_time(content.i_ctime, content.i_ctime_extra);
+    int extra = HAS_EXTRA_TIMES(&content);
+    out->atime = get_time(content.i_atime, extra ? content.i_atime_extra : 0);
+    out->mtime = get_time(content.i_mtime, extra ? content.i_mtime_extra : 0);
+    out->ctime = get_time(content.i_ctime, extra ? content.i_ctime_extra : 0);
     if (S_ISCHR(content.i_mode) || S_ISBLK(content.i_mode)) {
         uint32_t old = content.i_block[0], new = content.i_block[1];
         out->major = old ? old >> 8 & 0xff : new >> 8 & 0xfff;

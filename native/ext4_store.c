@@ -1,4 +1,5 @@
 #include "ext4_store.h"
+#include "ext4_source.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -7,7 +8,8 @@
 #include <unistd.h>
 
 #define PAGE_BLOCKS 32768u
-#define SCAN_BLOCKS 64u // blocks compared per read
+#define SCAN_BLOCKS 64u  // blocks compared per read
+#define FETCH_BLOCKS 64u // most blocks asked of the source at once; what follows a block is fetched along
 
 static const uint8_t zeros[EXT4_BLOCK];
 
@@ -48,6 +50,13 @@ static int set_add(struct block_set *set, uint64_t block)
     return 0;
 }
 
+static void set_remove(struct block_set *set, uint64_t block)
+{
+    uint8_t *page = set->pages[block / PAGE_BLOCKS];
+    if (page)
+        page[block % PAGE_BLOCKS / 8] &= (uint8_t) ~(1u << (block % 8));
+}
+
 // `into` becomes the union; `from` is emptied.
 static void set_absorb(struct block_set *into, struct block_set *from)
 {
@@ -85,7 +94,7 @@ int ext4_store_open(struct ext4_store *s, const char *dir, uint64_t size)
 {
     memset(s, 0, sizeof *s);
     s->size = size;
-    s->undo_fd = -1;
+    s->undo_fd = s->source_fd = -1;
     int e = s->fd = temporary(dir);
     if (e >= 0)
         e = s->undo_fd = temporary(dir);
@@ -106,7 +115,10 @@ void ext4_store_close(struct ext4_store *s)
         close(s->fd);
     if (s->undo_fd >= 0)
         close(s->undo_fd);
-    s->fd = s->undo_fd = -1;
+    if (s->source_fd >= 0)
+        close(s->source_fd);
+    s->fd = s->undo_fd = s->source_fd = -1;
+    set_close(&s->lazy);
     set_close(&s->ever);
     set_close(&s->dirty);
 }
@@ -154,11 +166,56 @@ static int write_all(struct ext4_store *s, int fd, uint64_t offset, const uint8_
     return 0;
 }
 
+int ext4_store_set_source(struct ext4_store *s, int source_fd, const uint64_t *runs, size_t count)
+{
+    s->source_fd = source_fd;
+    int e = set_open(&s->lazy, s->size / EXT4_BLOCK);
+    for (size_t i = 0; i < count && !e; i++) {
+        if (runs[2 * i] > s->size || runs[2 * i + 1] > s->size - runs[2 * i])
+            return -EINVAL;
+        uint64_t end = (runs[2 * i] + runs[2 * i + 1] + EXT4_BLOCK - 1) / EXT4_BLOCK;
+        for (uint64_t block = runs[2 * i] / EXT4_BLOCK; block < end && !e; block++) {
+            e = set_add(&s->lazy, block);
+            if (!e)
+                e = set_add(&s->ever, block);
+        }
+    }
+    return e;
+}
+
+// Fetches what is missing of the blocks [first, last).
+static int fetch(struct ext4_store *s, uint64_t first, uint64_t last)
+{
+    if (s->source_fd < 0)
+        return 0;
+    uint8_t *data = NULL;
+    int e = 0;
+    for (uint64_t block = first; block < last && !e; block++) {
+        if (!set_has(&s->lazy, block))
+            continue;
+        uint64_t n = 1, blocks = s->size / EXT4_BLOCK;
+        while (n < FETCH_BLOCKS && block + n < blocks && set_has(&s->lazy, block + n))
+            n++;
+        if (!data && !(data = malloc(FETCH_BLOCKS * EXT4_BLOCK)))
+            return -ENOMEM;
+        e = ext4_source_read(s->source_fd, block * EXT4_BLOCK, data, n * EXT4_BLOCK);
+        if (e)
+            fail(s, e);
+        else
+            e = write_all(s, s->fd, block * EXT4_BLOCK, data, n * EXT4_BLOCK);
+        for (uint64_t i = 0; i < n && !e; i++)
+            set_remove(&s->lazy, block + i);
+    }
+    free(data);
+    return e;
+}
+
 int ext4_store_read(struct ext4_store *s, uint64_t offset, void *into, size_t length)
 {
     if (offset > s->size || length > s->size - offset)
         return -EINVAL;
-    return read_all(s, s->fd, offset, into, length);
+    int e = fetch(s, offset / EXT4_BLOCK, (offset + length + EXT4_BLOCK - 1) / EXT4_BLOCK);
+    return e ? e : read_all(s, s->fd, offset, into, length);
 }
 
 static int is_zero(const uint8_t *data, size_t length)
@@ -180,7 +237,7 @@ int ext4_store_write(struct ext4_store *s, uint64_t offset, const void *from, si
         if (!set_has(&s->dirty, block)) {
             if (set_has(&s->ever, block)) {
                 uint8_t old[EXT4_BLOCK];
-                int e = read_all(s, s->fd, block * EXT4_BLOCK, old, sizeof old);
+                int e = ext4_store_read(s, block * EXT4_BLOCK, old, sizeof old);
                 if (!e)
                     e = write_all(s, s->undo_fd, block * EXT4_BLOCK, old, sizeof old);
                 if (e)

@@ -1,6 +1,6 @@
 // The bytes of one ext4 image while layers are applied to it: a sparse unlinked temporary file, plus the book
 // of which 4 KiB blocks the current layer wrote and what they held before. A layer's content is what differs
-// then.
+// then. The image may lie over something (ext4_source.h): its blocks are fetched when they are first needed.
 //
 // Thread: one at a time, any thread; the owner serialises. Nothing is shared between stores.
 #pragma once
@@ -25,13 +25,18 @@ struct ext4_store {
     uint64_t size;         // bytes, a multiple of EXT4_BLOCK
     struct block_set ever; // blocks that may not be zero as the current layer starts
     struct block_set dirty;
-    int host_error; // first -errno of the host's file system, 0 while all is well
+    int source_fd;         // what lies below, -1: nothing; owned
+    struct block_set lazy; // blocks that are there and not here yet
+    int host_error;        // first -errno of the host's file system, 0 while all is well
 };
 
 enum { EXT4_RUN_DATA = 0, EXT4_RUN_ZERO = 1 };
 
 // Makes both temporary files in directory `dir`. On failure nothing is left open.
 int ext4_store_open(struct ext4_store *s, const char *dir, uint64_t size);
+// Puts an empty store over a source, which it owns from then on, also on failure. `runs` has `count` pairs of
+// offset and length in bytes: where the source may hold other bytes than zeros.
+int ext4_store_set_source(struct ext4_store *s, int source_fd, const uint64_t *runs, size_t count);
 void ext4_store_close(struct ext4_store *s);
 int ext4_store_read(struct ext4_store *s, uint64_t offset, void *into, size_t length);
 int ext4_store_write(struct ext4_store *s, uint64_t offset, const void *from, size_t length);

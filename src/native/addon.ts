@@ -26,7 +26,7 @@ export interface Addon {
   filePunch(fd: number, offset: number, length: number): Promise<number>;
   filePunchSync(fd: number, offset: number, length: number): number;
   // bind_ext4.cc
-  readonly Ext4Image: new () => NativeExt4Image;
+  readonly Ext4Image: { new (): NativeExt4Image; sourcePair(): Float64Array };
   // bind_io.cc
   readonly IoLoop: new (wakeFd: number) => NativeIoLoop;
   eventFd(): number;

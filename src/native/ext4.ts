@@ -4,6 +4,7 @@ import { addon } from './addon.js';
 /** The class of bind_ext4.cc, as it is. */
 export interface NativeExt4Image {
   format(dir: string, size: number): Promise<void>;
+  open(dir: string, size: number, sourceFd: number, runs: Float64Array): Promise<void>;
   close(): void;
   fd(): number;
   flush(): Promise<void>;
@@ -86,6 +87,20 @@ export interface ChangedRun {
   readonly zero: boolean;
 }
 
+/** What one side of a source pair asks and the other answers, as ext4_source.h says. */
+export interface Ext4SourcePair {
+  /** For {@link Ext4Image.open}. */
+  readonly image: number;
+  /** For whoever reads what lies below. */
+  readonly server: number;
+}
+
+/** Makes both ends, which the caller owns. @throws a system error */
+export function ext4SourcePair(): Ext4SourcePair {
+  const [image = -1, server = -1] = addon.Ext4Image.sourcePair();
+  return { image, server };
+}
+
 /** Writes of at least this many bytes leave the JavaScript thread. */
 const ASYNC_WRITE = 64 * 1024;
 const scratch = new Float64Array(15);
@@ -159,6 +174,27 @@ export class Ext4Image {
       throw converted(error);
     }
     return new Ext4Image(native, size);
+  }
+
+  /**
+   * Opens the image that lies behind a socket, made by {@link ext4SourcePair}: blocks are fetched from there as they are
+   * needed, whatever changes stays here. What the file system has to begin with is the layer below.
+   * @param dir where the temporary files are.
+   * @param size of the disk; what is behind its last whole 4 KiB is not used.
+   * @param sourceFd owned by the image from now on, also on failure. Its other side must be answering already.
+   * @param runs pairs of offset and length: where the disk may hold other bytes than zeroes.
+   * @throws ConvertError OBD_CONVERT_FILESYSTEM also if it is no ext4, is not clean, or has features that would not be
+   * kept up (metadata checksums).
+   */
+  static async open(dir: string, size: number, sourceFd: number, runs: Float64Array): Promise<Ext4Image> {
+    const native = new addon.Ext4Image();
+    try {
+      await native.open(dir, size, sourceFd, runs);
+    } catch (error) {
+      native.close();
+      throw converted(error);
+    }
+    return new Ext4Image(native, size - (size % 4096));
   }
 
   /** Gives back memory and disk. Not while a promise of this image is pending. */

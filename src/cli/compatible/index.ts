@@ -5,6 +5,7 @@
  */
 import { Command } from 'commander';
 import { runCommand } from '../program.js';
+import { applyCommand } from './apply.js';
 import { commitCommand } from './commit.js';
 import { createCommand } from './create.js';
 import { mergeCommand } from './merge.js';
@@ -13,6 +14,7 @@ import { zfileCommand } from './zfile.js';
 
 /** The tools by name: what each adds to an empty command. */
 const TOOLS: Readonly<Record<string, (command: Command) => Command>> = {
+  'overlaybd-apply': applyCommand,
   'overlaybd-commit': commitCommand,
   'overlaybd-create': createCommand,
   'overlaybd-merge': mergeCommand,

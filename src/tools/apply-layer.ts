@@ -1,0 +1,205 @@
+/**
+ * An OCI layer onto the ext4 of a disk, whoever made it: what overlaybd-apply does.
+ *
+ *   this thread                                 apply-worker.ts
+ *   disk (stack of layers, or a raw file)  ◄──  Ext4Image over a socket: fetches the blocks it needs, keeps what it writes
+ *                                               tar members ─► image ─► flush ─► what changed
+ *   changed blocks ─► disk ─► flush        ◄──
+ *
+ * The disk is written at the end only, so a layer that turns out to be bad leaves it as it was.
+ */
+import { read } from 'node:fs';
+import { promisify } from 'node:util';
+import { Worker } from 'node:worker_threads';
+import {
+  abortedError,
+  extentsOf,
+  FormatError,
+  OverlaybdError,
+  type ReadableBlob,
+  type WritableBlob,
+} from '../blob/index.js';
+import type { LayerCounts } from '../convert/index.js';
+import { ext4SourcePair, type ChangedRun } from '../native/index.js';
+import type { ApplyJob, ApplyNews } from './apply-worker.js';
+import { BlockSource, dataRuns } from './block-source.js';
+
+/** How to apply. */
+export interface ApplyLayerOptions {
+  /** Where the work file goes: room for what the layer holds, and holes. */
+  readonly workDir: string;
+  /** Make a new file system first; what was on the disk is gone then. */
+  readonly mkfs?: boolean;
+  /** `sha256:...` that the plain tar must have. */
+  readonly checksum?: string;
+  readonly warn?: (message: string) => void;
+  readonly signal?: AbortSignal;
+}
+
+/** What was done. */
+export interface AppliedLayer extends LayerCounts {
+  /** Bytes of the disk that were changed. */
+  readonly changed: number;
+}
+
+const STEP = 1 << 20;
+const readFd = promisify(read);
+
+/**
+ * Applies the layer in the file `input` (tar, tar.gz, tar.zst; may be a FIFO) to the disk, durably.
+ * @throws ConvertError if the layer is bad or the disk's file system cannot take it: the disk is unchanged then.
+ */
+export async function applyLayerFile(
+  disk: WritableBlob,
+  input: string,
+  options: ApplyLayerOptions,
+): Promise<AppliedLayer> {
+  if (options.signal?.aborted === true) throw abortedError('apply a layer', options.signal);
+  const job: ApplyJob = {
+    // ext4 has whole blocks.
+    size: disk.size - (disk.size % 4096),
+    workDir: options.workDir,
+    input,
+    ...(options.checksum === undefined ? {} : { checksum: options.checksum }),
+  };
+  if (options.mkfs === true) return run(disk, job, undefined, options);
+  const runs = dataRuns(extentsOf(disk, 0, job.size));
+  const pair = ext4SourcePair();
+  const source = new BlockSource(pair.server, disk);
+  try {
+    return await run(disk, { ...job, below: { fd: pair.image, runs } }, source, options);
+  } finally {
+    await source.close();
+  }
+}
+
+async function run(
+  disk: WritableBlob,
+  job: ApplyJob,
+  source: BlockSource | undefined,
+  options: ApplyLayerOptions,
+): Promise<AppliedLayer> {
+  const thread = new Worker(new URL('./apply-worker.js', import.meta.url), { workerData: job });
+  const ended = new Promise<void>((resolve) =>
+    thread.once('exit', () => {
+      resolve();
+    }),
+  );
+  const stop = (): void => {
+    // The thread may be waiting for an answer, in a call that only the end of the source ends.
+    void source?.close();
+    void thread.terminate();
+  };
+  options.signal?.addEventListener('abort', stop, { once: true });
+  try {
+    const news = await outcome(thread, options);
+    if (news.kind === 'failed') throw errorOf(news, source?.failure);
+    if (options.mkfs === true) await clearDisk(disk);
+    const changed = await copyRuns(news.fd, news.runs, disk, options.signal);
+    await disk.flush();
+    thread.postMessage('close');
+    await ended;
+    return { ...news.counts, changed };
+  } finally {
+    options.signal?.removeEventListener('abort', stop);
+    stop();
+    await ended;
+  }
+}
+
+type LastWord = Extract<ApplyNews, { kind: 'done' | 'failed' }>;
+
+function outcome(thread: Worker, options: ApplyLayerOptions): Promise<LastWord> {
+  return new Promise((resolve, reject) => {
+    thread.on('message', (news: ApplyNews) => {
+      if (news.kind === 'warning') options.warn?.(news.message);
+      else resolve(news);
+    });
+    thread.once('error', reject);
+    thread.once('exit', () => {
+      reject(
+        options.signal?.aborted === true
+          ? abortedError('apply a layer', options.signal)
+          : new Error('The thread that applies the layer ended unexpectedly'),
+      );
+    });
+  });
+}
+
+function errorOf(news: Extract<ApplyNews, { kind: 'failed' }>, cause: unknown): Error {
+  if (news.code === undefined) return new Error(news.message, { cause });
+  return new OverlaybdError(news.code, news.message, {
+    ...(news.hint === undefined ? {} : { hint: news.hint }),
+    ...(cause === undefined ? {} : { cause }),
+  });
+}
+
+/** Makes all of a disk read as zeroes. */
+export async function clearDisk(disk: WritableBlob): Promise<void> {
+  // Collected first: the extents are those of the index that the discards change.
+  const runs = dataRuns(extentsOf(disk, 0, disk.size));
+  for (let i = 0; i < runs.length; i += 2) await disk.discard(runs[i] ?? 0, runs[i + 1] ?? 0);
+}
+
+async function copyRuns(
+  fd: number,
+  runs: readonly ChangedRun[],
+  disk: WritableBlob,
+  signal: AbortSignal | undefined,
+): Promise<number> {
+  const buffer = new Uint8Array(STEP);
+  let changed = 0;
+  for (const { offset, length, zero } of runs) {
+    changed += length;
+    if (zero) {
+      await disk.discard(offset, length);
+      continue;
+    }
+    for (let at = offset; at < offset + length; at += STEP) {
+      if (signal?.aborted === true) throw abortedError('apply a layer', signal);
+      const bytes = buffer.subarray(0, Math.min(STEP, offset + length - at));
+      await readAll(fd, at, bytes);
+      await disk.write(at, bytes);
+    }
+  }
+  return changed;
+}
+
+async function readAll(fd: number, offset: number, into: Uint8Array): Promise<void> {
+  for (let done = 0; done < into.byteLength;) {
+    const { bytesRead } = await readFd(fd, into, done, into.byteLength - done, offset + done);
+    if (bytesRead === 0)
+      throw new FormatError(
+        'OBD_FORMAT_TRUNCATED',
+        `Cannot read the ext4 work file at ${offset + done}: it ends`,
+      );
+    done += bytesRead;
+  }
+}
+
+/** Writes all of one disk onto another, which is at least as large; what is a hole there becomes one here. */
+export async function copyDisk(
+  from: ReadableBlob,
+  disk: WritableBlob,
+  signal?: AbortSignal,
+): Promise<number> {
+  await clearDisk(disk);
+  const buffer = new Uint8Array(STEP);
+  const runs = dataRuns(extentsOf(from, 0, from.size));
+  let copied = 0;
+  for (let i = 0; i < runs.length; i += 2) {
+    const start = runs[i] ?? 0;
+    const end = start + (runs[i + 1] ?? 0);
+    for (let at = start; at < end; at += STEP) {
+      if (signal?.aborted === true) throw abortedError('copy a disk', signal);
+      const length = Math.min(STEP, end - at);
+      const whole = Math.ceil(length / 512) * 512;
+      buffer.fill(0, length, whole);
+      await from.read(at, buffer.subarray(0, length));
+      await disk.write(at, buffer.subarray(0, whole));
+      copied += length;
+    }
+  }
+  await disk.flush();
+  return copied;
+}

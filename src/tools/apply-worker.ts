@@ -1,0 +1,105 @@
+/**
+ * The thread of apply-layer.ts: opens or formats the file system, puts the layer's members into it, and says what that
+ * changed. The changed bytes are in the image's work file, whose descriptor the whole process can read.
+ */
+import { createHash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import { parentPort, workerData } from 'node:worker_threads';
+import { ConvertError, ioError, isSystemError, OverlaybdError, type ErrorCode } from '../blob/index.js';
+import { applyLayer, unpackLayer, type LayerCounts } from '../convert/index.js';
+import { Ext4Image, type ChangedRun } from '../native/index.js';
+import { readTar } from '../tar/index.js';
+
+/** What the thread is started with. */
+export interface ApplyJob {
+  /** Bytes of the file system: whole blocks of 4 KiB. */
+  readonly size: number;
+  readonly workDir: string;
+  /** Path of the layer: plain, gzip or zstd; may be a FIFO. */
+  readonly input: string;
+  /** Where the disk as it is can be asked for; absent: format it. */
+  readonly below?: { readonly fd: number; readonly runs: Float64Array };
+  /** `sha256:...` of the plain tar. */
+  readonly checksum?: string;
+}
+
+/** What the thread says; its last word is `done` or `failed`. */
+export type ApplyNews =
+  | { readonly kind: 'warning'; readonly message: string }
+  | {
+      readonly kind: 'done';
+      readonly fd: number;
+      readonly runs: readonly ChangedRun[];
+      readonly counts: LayerCounts;
+    }
+  | { readonly kind: 'failed'; readonly code?: ErrorCode; readonly message: string; readonly hint?: string };
+
+if (parentPort === null) throw new TypeError('apply-worker is a thread, not a program');
+const port = parentPort;
+const say = (news: ApplyNews): void => {
+  port.postMessage(news);
+};
+
+async function* chunksOf(path: string): AsyncGenerator<Uint8Array, void, undefined> {
+  try {
+    for await (const chunk of createReadStream(path, { highWaterMark: 1 << 18 })) yield chunk as Uint8Array;
+  } catch (error) {
+    throw isSystemError(error) ? ioError(error, `read "${path}"`, path) : error;
+  }
+}
+
+async function* hashed(
+  path: string,
+  checksum: string | undefined,
+): AsyncGenerator<Uint8Array, void, undefined> {
+  const hash = checksum === undefined ? undefined : createHash('sha256');
+  for await (const chunk of unpackLayer(chunksOf(path), path)) {
+    hash?.update(chunk);
+    yield chunk;
+  }
+  const actual = hash === undefined ? undefined : `sha256:${hash.digest('hex')}`;
+  if (actual !== checksum)
+    throw new ConvertError(
+      'OBD_CONVERT_BAD_TAR',
+      `Cannot apply layer "${path}": its plain content is ${actual ?? ''}, expected ${checksum ?? ''}`,
+      { source: path },
+    );
+}
+
+async function run(job: ApplyJob): Promise<Ext4Image> {
+  const image =
+    job.below === undefined
+      ? await Ext4Image.format(job.workDir, job.size)
+      : await Ext4Image.open(job.workDir, job.size, job.below.fd, job.below.runs);
+  try {
+    const counts = await applyLayer(image, readTar(hashed(job.input, job.checksum), job.input), {
+      warn: (message) => {
+        say({ kind: 'warning', message });
+      },
+    });
+    await image.flush();
+    say({ kind: 'done', fd: image.fd, runs: await image.changes(), counts });
+    return image;
+  } catch (error) {
+    image.close();
+    throw error;
+  }
+}
+
+try {
+  const image = await run(workerData as ApplyJob);
+  // The work file is needed until the starter says that it is not.
+  port.once('message', () => {
+    image.close();
+    port.close();
+  });
+} catch (error) {
+  const known = error instanceof OverlaybdError;
+  say({
+    kind: 'failed',
+    message: error instanceof Error ? error.message : String(error),
+    ...(known && { code: error.code }),
+    ...(known && error.hint !== undefined && { hint: error.hint }),
+  });
+  port.close();
+}
