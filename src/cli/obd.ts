@@ -1,18 +1,4 @@
 import { Command } from 'commander';
-import { addConvertCommand } from './convert.js';
-import { addExportCommand } from './export.js';
-import { addInspectCommand } from './inspect.js';
-import { addAttachCommand } from './attach.js';
-import { addDetachCommand } from './detach.js';
-import { addListCommand } from './list.js';
-import { addServiceCommand } from './tcmu-service.js';
-import { addMountCommand, addUmountCommand } from './mount.js';
-import { addNbdCommand } from './nbd.js';
-import { addCommitCommand } from './commit.js';
-import { addCreateCommand } from './create.js';
-import { addMergeCommand } from './merge.js';
-import { addZFileCommand } from './zfile.js';
-import { addApplyCommand } from './apply.js';
 import { runCommand } from './program.js';
 
 /** Adds a command, its options and its action to the program. */
@@ -23,6 +9,7 @@ type AddCommand = (program: Command) => void;
  * not wait for HTTP and ext4, and `obd registry` runs without the native addon.
  */
 const COMMANDS: Readonly<Record<string, () => Promise<AddCommand>>> = {
+  apply: async () => (await import('./apply.js')).addApplyCommand,
   attach: async () => (await import('./attach.js')).addAttachCommand,
   commit: async () => (await import('./commit.js')).addCommitCommand,
   convert: async () => (await import('./convert.js')).addConvertCommand,
@@ -50,23 +37,6 @@ export async function obdProgram(command?: string): Promise<Command> {
   const one =
     command === undefined ? undefined : Object.entries(COMMANDS).find(([name]) => name === command)?.[1];
   for (const load of one === undefined ? Object.values(COMMANDS) : [one]) (await load())(program);
-  addConvertCommand(program);
-  addExportCommand(program);
-  addInspectCommand(program);
-  addNbdCommand(program);
-  addRegistryCommand(program);
-  addVerifyCommand(program);
-  addAttachCommand(program);
-  addDetachCommand(program);
-  addListCommand(program);
-  addMountCommand(program);
-  addUmountCommand(program);
-  addServiceCommand(program);
-  addCommitCommand(program);
-  addCreateCommand(program);
-  addMergeCommand(program);
-  addZFileCommand(program);
-  addApplyCommand(program);
   return program;
 }
 
