@@ -40,6 +40,10 @@ async function runFiles(kind: Kind, files: string[], totals: Map<string, number>
     ['--test', `--test-reporter=${reporter}`, ...SETTINGS[kind], ...files],
     { stdio: ['ignore', 'pipe', 'inherit'] },
   );
+  const stop = (signal: NodeJS.Signals): void => {
+    child.kill(signal);
+  };
+  process.on('SIGTERM', stop).on('SIGINT', stop);
   const ended = new Promise<number>((resolve, reject) => {
     child.once('error', reject);
     child.once('close', (code) => {
@@ -51,6 +55,7 @@ async function runFiles(kind: Kind, files: string[], totals: Map<string, number>
     const [, name, value] = /^(?:#|ℹ) (\w+) ([\d.]+)$/.exec(line) ?? [];
     if (name !== undefined) totals.set(name, (totals.get(name) ?? 0) + Number(value));
   }
+  process.off('SIGTERM', stop).off('SIGINT', stop);
   return ended;
 }
 

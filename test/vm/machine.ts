@@ -48,7 +48,8 @@ export async function runInMachine(
     ...(options.memoryMiB === undefined ? [] : ['--memory', String(options.memoryMiB)]),
     ...(options.qemu === true ? ['--qemu'] : []),
   ];
-  const child = spawn(vmProgram, ['run', ...flags, '--', ...command], {
+  // A test that is killed takes its machine with it.
+  const child = spawn('setpriv', ['--pdeathsig', 'TERM', vmProgram, 'run', ...flags, '--', ...command], {
     cwd: checkout,
     stdio: ['ignore', 'pipe', 'pipe'],
   });
