@@ -74,15 +74,26 @@ int ext4_set_xattrs(struct ext4_image *image, uint32_t inode, const struct ext4_
 }
 
 struct visit {
+    struct ext2_xattr_handle *handle;
     int (*entry)(void *context, const char *name, const void *value, size_t length);
     void *context;
+    errcode_t error;
     int result;
 };
 
 static int visit_one(char *name, char *value, size_t length, void *context)
 {
     struct visit *visit = context;
-    visit->result = visit->entry(visit->context, name, value, length);
+    void *plain = NULL;
+    // The iterator gives ACLs as they are on disk; get() gives them as system calls do.
+    if (strncmp(name, "system.posix_acl_", 17) == 0) {
+        visit->error = ext2fs_xattr_get(visit->handle, name, &plain, &length);
+        if (visit->error)
+            return XATTR_ABORT;
+    }
+    visit->result = visit->entry(visit->context, name, plain ? plain : value, length);
+    if (plain)
+        ext2fs_free_mem(&plain);
     return visit->result ? XATTR_ABORT : 0;
 }
 
@@ -91,12 +102,13 @@ int ext4_list_xattrs(struct ext4_image *image, uint32_t inode,
                      void *context)
 {
     struct ext2_xattr_handle *handle;
-    struct visit visit = {entry, context, 0};
     int e = open_xattrs(image, inode, &handle);
     if (e)
         return e;
+    struct visit visit = {handle, entry, context, 0, 0};
     errcode_t error = ext2fs_xattrs_iterate(handle, visit_one, &visit);
     ext2fs_xattrs_close(&handle);
+    error = error ? error : visit.error;
     if (error)
         return ext4_fail(image, error, "Cannot list the extended attributes of inode %u", inode);
     return visit.result;

@@ -7,7 +7,7 @@ import test, { type TestContext } from 'node:test';
 import { openImageSource, type Manifest } from '../../src/oci/index.js';
 import { RegistryClient } from '../../src/registryblob/index.js';
 import { exportDisk } from '../convert/disk.js';
-import { memberBytes, writeLayout } from '../convert/make-image.js';
+import { memberBytes, tarOf, writeLayout } from '../convert/make-image.js';
 import { checkout, fixture, noFixtures } from '../support/fixtures.js';
 import { compareTree, readExpectedTree } from '../support/mounted-tree.js';
 import { tempDir } from '../support/unpack.js';
@@ -121,6 +121,20 @@ test('Conversion of a layer of 600 MB stays within 300 MB of memory', async (t) 
   );
   const kilobytes = Number(output.trim().split('\n').at(-1));
   assert.ok(kilobytes > 0 && kilobytes < 300 * 1024, `${kilobytes} KiB`);
+});
+
+test('The kernel sees POSIX ACLs as they were given', { skip: root }, async (t) => {
+  const dir = tempDir(t);
+  // Version 2, then tag, permissions and id of: owner, user 1000, group, mask, others.
+  const acl = '0200000001000700ffffffff02000600e803000004000500ffffffff10000700ffffffff20000500ffffffff';
+  const pax = { 'SCHILY.xattr.system.posix_acl_access': Buffer.from(acl, 'hex') };
+  const source = writeLayout(join(dir, 'src'), [tarOf([{ path: 'd/', mode: 0o775, pax }])]);
+  obdconv('--vsize', '1', source, `oci:${dir}/out:x`, '--workdir', dir);
+  await exportDisk(join(dir, 'out'), await manifestOf(`oci:${dir}/out:x`), join(dir, 'disk'));
+  mounted(t, join(dir, 'disk'), 'ro,noload', (mnt) => {
+    const script = 'import os,sys; print(os.getxattr(sys.argv[1], "system.posix_acl_access").hex())';
+    assert.equal(execFileSync('python3', ['-c', script, join(mnt, 'd')], { encoding: 'utf8' }).trim(), acl);
+  });
 });
 
 test('A full work directory is told from a full image', { skip: root }, (t) => {
