@@ -41,6 +41,7 @@ export const ERROR_CODES = [
   'OBD_SNAPSHOT_EXISTS',
   'OBD_SNAPSHOT_INVALID',
   'OBD_SNAPSHOT_PRECONDITION',
+  'OBD_SNAPSHOT_UNSUPPORTED',
   // Configuration and command line.
   'OBD_CONFIG_SYNTAX',
   'OBD_CONFIG_VALUE',
@@ -136,6 +137,15 @@ export class DeviceError extends OverlaybdError {
   override name = 'DeviceError';
   declare readonly code: CodeOf<'DEVICE'>;
   constructor(code: CodeOf<'DEVICE'>, message: string, fields?: ErrorFields) {
+    super(code, message, fields);
+  }
+}
+
+/** A snapshot cannot be made, found or changed as asked. */
+export class SnapshotError extends OverlaybdError {
+  override name = 'SnapshotError';
+  declare readonly code: CodeOf<'SNAPSHOT'>;
+  constructor(code: CodeOf<'SNAPSHOT'>, message: string, fields?: ErrorFields) {
     super(code, message, fields);
   }
 }

@@ -62,6 +62,7 @@ const ANSWERS: Readonly<Record<ErrorCode, Answer>> = {
   OBD_SNAPSHOT_EXISTS: medium,
   OBD_SNAPSHOT_INVALID: medium,
   OBD_SNAPSHOT_PRECONDITION: medium,
+  OBD_SNAPSHOT_UNSUPPORTED: medium,
   OBD_CONFIG_SYNTAX: medium,
   OBD_CONFIG_VALUE: medium,
   OBD_CONFIG_NOT_FOUND: medium,

@@ -23,6 +23,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<AddCommand>>> = {
   nbd: async () => (await import('./nbd.js')).addNbdCommand,
   registry: async () => (await import('./registry.js')).addRegistryCommand,
   service: async () => (await import('./tcmu-service.js')).addServiceCommand,
+  snapshotter: async () => (await import('./snapshotter.js')).addSnapshotterCommand,
   umount: async () => (await import('./mount.js')).addUmountCommand,
   verify: async () => (await import('./verify.js')).addVerifyCommand,
   zfile: async () => (await import('./zfile.js')).addZFileCommand,

@@ -2,6 +2,7 @@
 export * from './image-config.js';
 export { ImageError } from './image-error.js';
 export * from './image-opener.js';
+export { loadJson } from './json-schema.js';
 export * from './layer-source.js';
 export * from './open-image.js';
 export type { ImageDescription } from './planner.js';

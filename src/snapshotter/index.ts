@@ -1,0 +1,7 @@
+/** The containerd snapshotter: Snapshots v1 over gRPC, metadata, directories and mounts. */
+export * from './config.js';
+export * from './grpc-server.js';
+export type { Mount } from './mounts.js';
+export type { DiskUsage, Labels, SnapshotKind, SnapshotRecord } from './records.js';
+export * from './snapshotter.js';
+export { SnapshotsClient } from './wire.js';

@@ -1,0 +1,28 @@
+/** Names of the labels that containerd, its clients and our converters put on snapshots. */
+const OBD = 'containerd.io/snapshot/overlaybd';
+
+/** What each says: specification of the labels, docs/snapshotter.md. */
+export const Label = {
+  /** A pull is under way; the value is the name that the layer will be committed by. */
+  targetRef: 'containerd.io/snapshot.ref',
+  imageRef: 'containerd.io/snapshot/image-ref',
+  criImageRef: 'containerd.io/snapshot/cri.image-ref',
+  blobDigest: `${OBD}/blob-digest`,
+  blobSize: `${OBD}/blob-size`,
+  /** `type[;mount options[;mkfs options]]`. */
+  fsType: `${OBD}/blob-fs-type`,
+  accelerationLayer: `${OBD}/acceleration-layer`,
+  /** `download`: the blob is fetched by the client instead of lazily. */
+  downloadBlob: `${OBD}/download-remote-blob`,
+  turboDigest: `${OBD}/turbo-oci/target-digest`,
+  turboMediaType: `${OBD}/turbo-oci/target-media-type`,
+  /** What turbo-oci was called before. */
+  fastociDigest: `${OBD}/fastoci/target-digest`,
+  fastociMediaType: `${OBD}/fastoci/target-media-type`,
+  /** Set by us on layers that were committed without being fetched. */
+  remote: 'containerd.io/snapshot/remote',
+  /** `image`: not a container's. */
+  type: 'containerd.io/snapshot/type',
+  /** `dir` or `dev`. */
+  writable: `${OBD}.writable`,
+} as const;
