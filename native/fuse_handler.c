@@ -25,7 +25,7 @@
 #define SECTOR 512u
 #define SLOTS 128                   // the depth of a loop device's queue
 #define IN_FLIGHT_BYTES (16u << 20) // 128 requests of 128 KiB
-#define POOL_KEEP (2u << 20)        // free buffers kept for the next requests
+#define POOL_KEEP (4u << 20)        // free buffers kept for the next requests: four of the largest
 #define HEAD_BYTES (sizeof(struct fuse_in_header) + OBD_FUSE_ARGS)
 #define CLASSES 9 // 4 KiB << 0..8
 #define CLASS_BYTES(c) ((size_t)4096 << (c))
