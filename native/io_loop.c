@@ -8,7 +8,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-enum { FREE = 0, WITH_JS, IN_POOL };
+enum { FREE = 0, WITH_JS, IN_POOL, RETRIED }; // RETRIED: to be handed back at the next report
 enum {
     STOP = 1,              // added to the wake descriptor, times 2^32
     FETCH_AT_ONCE = 64,    // commands of one queue before its neighbours get their turn
@@ -48,8 +48,8 @@ struct io_loop {
     uint32_t touched[IO_MAX_QUEUES], touched_count;
     uint32_t hot_count;
     uint32_t next_hot; // where the round of hot queues goes on
-    // Reads to be handed back, as ids; room for every slot there can be is grown with the queues.
-    double *retries;
+    // RETRIED slots, as index * IO_QUEUE_DEPTH + slot; there is room for every slot of every queue.
+    uint32_t *retries;
     size_t retry_count, retry_room;
     uint32_t closed[IO_MAX_QUEUES], closed_count; // destroyed, not reported yet
     struct {
@@ -129,7 +129,7 @@ int io_loop_add(struct io_loop *loop, struct io_queue *queue)
         return -EMFILE;
     size_t room = (size_t)(index < loop->queue_end ? loop->queue_end : index + 1) * IO_QUEUE_DEPTH;
     if (room > loop->retry_room) {
-        double *grown = realloc(loop->retries, room * sizeof *grown);
+        uint32_t *grown = realloc(loop->retries, room * sizeof *grown);
         if (!grown)
             return -ENOMEM;
         loop->retries = grown;
@@ -260,10 +260,10 @@ static void complete(struct io_loop *loop, uint32_t index, struct slot *slot, in
 
 static void retry(struct io_loop *loop, uint32_t index, struct slot *slot)
 {
-    slot->state = WITH_JS;
+    slot->state = RETRIED;
     loop->stats.retried_reads++;
     loop->retries[loop->retry_count++] =
-        id_of(index, (uint32_t)(slot - loop->queues[index]->slots), slot->generation);
+        index * IO_QUEUE_DEPTH + (uint32_t)(slot - loop->queues[index]->slots);
 }
 
 // Gives loop->steps to the pool. False if that cannot be done now.
@@ -402,12 +402,13 @@ static int report(struct io_loop *loop, struct io_event *events, int max)
 {
     int n = 0;
     while (n < max && loop->retry_count > 0) {
-        uint32_t index;
-        double id = loop->retries[--loop->retry_count];
-        const struct slot *slot = find(loop, id, &index);
-        if (slot)
-            events[n++] = (struct io_event){EVENT_RETRY_READ, index, id, (double)slot->command.offset,
-                                            (double)slot->command.length};
+        // Its queue is still there: a queue is not destroyed while a command is in flight.
+        uint32_t which = loop->retries[--loop->retry_count];
+        uint32_t index = which / IO_QUEUE_DEPTH, number = which % IO_QUEUE_DEPTH;
+        struct slot *slot = &loop->queues[index]->slots[number];
+        slot->state = WITH_JS;
+        events[n++] = (struct io_event){EVENT_RETRY_READ, index, id_of(index, number, slot->generation),
+                                        (double)slot->command.offset, (double)slot->command.length};
     }
     while (n < max && loop->dead_count > 0) {
         loop->dead_count--;

@@ -5,7 +5,7 @@
 // so that JavaScript cannot complete a command twice or touch memory that is gone:
 //
 //   FREE --fetch--> WITH_JS --io_loop_execute, all in page cache--> FREE (completed)
-//                      |  ^---- bad data: handed back as EVENT_RETRY_READ ----+
+//                      |  ^-- EVENT_RETRY_READ -- RETRIED <-- bad data, or a plan that does not fit
 //                      |  --io_loop_execute, would block--> IN_POOL --done--> FREE (completed), or as above
 //                      '--io_loop_complete / _read_from--> FREE (completed)
 //

@@ -202,6 +202,15 @@ export class TcmuFrontEnd implements FrontEnd {
         'OBD_DEVICE_UNSUPPORTED',
         `Device "${event.name}" is for another handler than overlaybd`,
       );
+    const { deviceId } = name;
+    if (deviceId !== undefined)
+      for (const other of this.#devices.values())
+        if (other.name.deviceId === deviceId)
+          throw new DeviceError(
+            'OBD_DEVICE_EXISTS',
+            `Cannot open "${name.configPath}": device id "${deviceId}" is that of "${other.configPath}"`,
+            { source: name.configPath },
+          );
     const device = new TcmuDevice(this.#context, name, name.configPath, event.minor);
     this.#devices.set(event.minor, device);
     try {

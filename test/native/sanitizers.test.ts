@@ -1,0 +1,44 @@
+/** The native data path under the compiler's sanitizers, without Node: test/native/stress/stress.c says what it does. */
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import test, { after } from 'node:test';
+import { checkout } from '../support/fixtures.js';
+
+const SOURCES = 'io_loop io_pool executor codec crc32c fake_ring tcmu_ring tcmu_handler scsi'.split(' ');
+const dir = mkdtempSync(join(tmpdir(), 'obd-stress-'));
+after(() => {
+  rmSync(dir, { recursive: true });
+});
+
+function compiles(flags: readonly string[]): string | false {
+  const source = join(dir, 'empty.c');
+  writeFileSync(source, 'int main(void) { return 0; }\n');
+  const run = spawnSync('cc', [...flags, source, '-o', join(dir, 'empty')], { encoding: 'utf8' });
+  return run.status === 0 ? false : `this compiler cannot: cc ${flags.join(' ')}`;
+}
+
+for (const sanitizer of ['address,undefined', 'thread']) {
+  const flag = `-fsanitize=${sanitizer}`;
+  test(`the native data path is clean under ${flag}`, { skip: compiles([flag]) }, () => {
+    const program = join(dir, `stress-${sanitizer}`);
+    const built = spawnSync(
+      'cc',
+      [
+        ...'-std=gnu11 -D_GNU_SOURCE -g -O1 -Wall -Wextra -Wno-unused-parameter'.split(' '),
+        ...['-Wno-missing-field-initializers', '-fno-sanitize-recover=all', flag],
+        ...['-I', join(checkout, 'native'), join(checkout, 'test/native/stress/stress.c')],
+        ...SOURCES.map((name) => join(checkout, 'native', `${name}.c`)),
+        ...['-llz4', '-lzstd', '-lpthread', '-o', program],
+      ],
+      { encoding: 'utf8' },
+    );
+    assert.equal(built.status, 0, built.stderr);
+    const seed = String(Date.now() % 100000);
+    const run = spawnSync(program, [join(dir, 'device'), seed], { encoding: 'utf8', timeout: 120_000 });
+    assert.equal(run.stdout, 'done\n', `seed ${seed}: ${run.signal ?? run.status}\n${run.stderr}`);
+    assert.equal(run.status, 0, run.stderr);
+  });
+}
