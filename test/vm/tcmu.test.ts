@@ -15,6 +15,8 @@ const scenarios: Readonly<Record<string, string>> = {
   'serve-registry': 'an image in a registry comes up before its data is here, and every byte of it is right',
   'restart-under-io':
     'reads outlive SIGKILL of the service and go on after its restart, without an I/O error',
+  'restart-under-fetch':
+    'readers that wait for the registry outlive SIGKILL of the service, five times, and every file is right',
   adopt: 'a new service adopts the devices of the one before, those that fail at first included',
   'many-devices': 'twenty devices are created, read and removed at once',
   'obd-attach':
