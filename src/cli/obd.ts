@@ -22,6 +22,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<AddCommand>>> = {
   mount: async () => (await import('./mount.js')).addMountCommand,
   nbd: async () => (await import('./nbd.js')).addNbdCommand,
   registry: async () => (await import('./registry.js')).addRegistryCommand,
+  resize: async () => (await import('./resize.js')).addResizeCommand,
   service: async () => (await import('./tcmu-service.js')).addServiceCommand,
   snapshotter: async () => (await import('./snapshotter.js')).addSnapshotterCommand,
   umount: async () => (await import('./mount.js')).addUmountCommand,

@@ -94,7 +94,7 @@ async function run(
   try {
     const news = await outcome(thread, options);
     if (news.kind === 'failed') throw errorOf(news, source?.failure);
-    if (options.mkfs === true) await clearDisk(disk);
+    if (options.mkfs === true) await clearRange(disk, 0, disk.size);
     const changed = await copyRuns(news.fd, news.runs, disk, options.signal);
     await disk.flush();
     thread.postMessage('close');
@@ -134,10 +134,10 @@ function errorOf(news: Extract<ApplyNews, { kind: 'failed' }>, cause: unknown): 
   });
 }
 
-/** Makes all of a disk read as zeroes. */
-export async function clearDisk(disk: WritableBlob): Promise<void> {
+/** Makes a part of a disk read as zeroes. */
+export async function clearRange(disk: WritableBlob, offset: number, length: number): Promise<void> {
   // Collected first: the extents are those of the index that the discards change.
-  const runs = dataRuns(extentsOf(disk, 0, disk.size));
+  const runs = dataRuns(extentsOf(disk, offset, length));
   for (let i = 0; i < runs.length; i += 2) await disk.discard(runs[i] ?? 0, runs[i + 1] ?? 0);
 }
 
@@ -183,7 +183,7 @@ export async function copyDisk(
   disk: WritableBlob,
   signal?: AbortSignal,
 ): Promise<number> {
-  await clearDisk(disk);
+  await clearRange(disk, 0, disk.size);
   const buffer = new Uint8Array(STEP);
   const runs = dataRuns(extentsOf(from, 0, from.size));
   let copied = 0;

@@ -9,4 +9,6 @@ export * from './output-file.js';
 export * from './packing.js';
 export * from './qemu-img.js';
 export * from './raw-disk.js';
+export * from './resize-image.js';
+export * from './run-program.js';
 export * from './zfile-file.js';

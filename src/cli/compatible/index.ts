@@ -10,6 +10,7 @@ import { commitCommand } from './commit.js';
 import { createCommand } from './create.js';
 import { mergeCommand } from './merge.js';
 import { withoutTruthValues } from './options.js';
+import { resizeCommand } from './resize.js';
 import { zfileCommand } from './zfile.js';
 
 /** The tools by name: what each adds to an empty command. */
@@ -18,6 +19,7 @@ const TOOLS: Readonly<Record<string, (command: Command) => Command>> = {
   'overlaybd-commit': commitCommand,
   'overlaybd-create': createCommand,
   'overlaybd-merge': mergeCommand,
+  'overlaybd-resize': resizeCommand,
   'overlaybd-zfile': zfileCommand,
 };
 
@@ -28,5 +30,5 @@ export async function main(argv: readonly string[], name: string): Promise<void>
   const configure = TOOLS[name];
   if (configure === undefined) throw new TypeError(`No tool is called "${name}"`);
   const command = configure(new Command(name)).showHelpAfterError(true).option('--verbose', 'has no effect');
-  await runCommand(command, withoutTruthValues(command, argv), FAILURE);
+  await runCommand(command, withoutTruthValues(command, argv), name === 'overlaybd-resize' ? 1 : FAILURE);
 }
