@@ -129,7 +129,9 @@ class WorkCopy {
     } finally {
       await copy.discard();
     }
-    await checkFileSystem(path, disk.name, 'before', signal);
+    // Preening stops at the known fault; nothing else is there to be answered with yes.
+    if ((await checkFileSystem(path, disk.name, 'before', signal)) === 'known fault')
+      await runProgram('e2fsck', ['-fy', path], { pkg: 'e2fsprogs', signal });
     const args = ['-f', path, `${Math.floor(size / 1024)}K`];
     const { status, stderr } = await runProgram('resize2fs', args, { pkg: 'e2fsprogs', signal });
     if (status !== 0)
@@ -159,14 +161,14 @@ async function checkFileSystem(
   name: string,
   when: string,
   signal: AbortSignal | undefined,
-): Promise<void> {
+): Promise<'clean' | 'known fault'> {
   const { status, stdout, stderr } = await runProgram('e2fsck', ['-fn', path], { pkg: 'e2fsprogs', signal });
-  if (status === 0) return;
+  if (status === 0) return 'clean';
   const faults = stdout
     .split('\n')
     .filter((line) => line !== '' && !/^(Pass |Invalid HTREE|Clear|\s*$|.*\*\*\*|.*: [0-9]+\/)/.test(line))
     .filter((line) => !KNOWN_FAULT.test(line));
-  if (status === 4 && faults.length === 0) return;
+  if (status === 4 && faults.length === 0) return 'known fault';
   throw new ConvertError(
     'OBD_CONVERT_FILESYSTEM',
     `Cannot resize "${name}": e2fsck finds faults in its file system ${when}: ${plainWords(faults[0] ?? stderr, path)}`,

@@ -60,6 +60,26 @@ for (const kind of ['append', 'sparse'] as const)
     },
   );
 
+test(
+  'overlaybd-resize mends the one fault that file systems made by the reference have',
+  { skip: noTools || noFixtures },
+  (t) => {
+    const dir = tempDir(t);
+    const at = (name: string): string => join(dir, name);
+    ok('overlaybd-create', at('data'), at('index'), '0');
+    const golden = fixture('small/native-mkfs');
+    const text = readFileSync(join(golden, 'image.json'), 'utf8').replaceAll('@DIR@', golden);
+    const { lowers } = JSON.parse(text) as { lowers: unknown };
+    const config = at('image.json');
+    writeFileSync(config, JSON.stringify({ lowers, upper: { data: at('data'), index: at('index') } }));
+    ok('overlaybd-resize', '--config', config, '--size', '20');
+    ok('obd', 'export', '--quiet', '--config', config, at('disk'));
+    const fsck = spawnSync('e2fsck', ['-fn', at('disk')], { encoding: 'utf8' });
+    assert.equal(fsck.status, 0, fsck.stdout);
+    assert.equal(blocks(at('disk')), (20 * GIB) / 4096);
+  },
+);
+
 test('overlaybd-resize refuses what cannot be, and changes nothing', { skip: noTools || noFixtures }, (t) => {
   const dir = tempDir(t);
   const at = (name: string): string => join(dir, name);
