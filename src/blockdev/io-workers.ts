@@ -257,7 +257,7 @@ export class IoWorkers {
   async serve(handle: number, device: BlockDevice, logger: Logger = this.#logger): Promise<ServedQueue> {
     const worker = this.#workers.reduce((least, w) => (w.queues.size < least.queues.size ? w : least));
     const number = ++this.#lastDevice;
-    const queue = new Queue(new CommandServer(device, logger.child({ dev: device.name })), () => {
+    const queue = new Queue(new CommandServer(device, logger.child({ image: device.name })), () => {
       worker.post({ type: 'remove', device: number });
     });
     worker.queues.set(number, queue);

@@ -4,7 +4,7 @@ import { mkdir, open, stat } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Command } from 'commander';
-import { ConfigError, DeviceError, OverlaybdError, ioError } from '../blob/index.js';
+import { ConfigError, DeviceError, IoError, OverlaybdError, ioError } from '../blob/index.js';
 import { loadServiceConfig, type ServiceConfig } from '../image/index.js';
 import { silentLogger } from '../log/index.js';
 import { packageRoot } from '../native/index.js';
@@ -138,7 +138,13 @@ async function startService(
     await mkdir(dirname(log), { recursive: true, mode: 0o700 });
     file = await open(log, 'a+', 0o640);
   } catch (error) {
-    throw ioError(error, `write "${log}"`, log);
+    const cause = ioError(error, `write "${log}"`, log);
+    if (cause.code !== 'OBD_IO_PERMISSION') throw cause;
+    throw new IoError('OBD_IO_PERMISSION', 'Cannot start a service for the device', {
+      source: log,
+      cause,
+      hint: 'Devices need root; or give a --service-config with a logPath and an apiSocket of yours, and --transport nbd',
+    });
   }
   try {
     const { size } = await file.stat();

@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { Command, Option } from 'commander';
-import { ioError } from '../blob/index.js';
+import { ConfigError, IoError, ioError } from '../blob/index.js';
 import { DEFAULT_SERVICE_CONFIG_PATH, loadServiceConfig, type ServiceConfig } from '../image/index.js';
 import { makeLogger, type Logger, type LogLevel } from '../log/index.js';
 import { packageRoot, raiseFileLimit } from '../native/index.js';
@@ -58,7 +58,14 @@ function openLog(config: ServiceConfig): Logger {
 async function serviceCommand(configArgument: string, flags: ServiceFlags): Promise<void> {
   const configPath = resolve(configArgument);
   // What is wrong with the configuration is said where the operator looks first.
-  const config = await loadServiceConfig(configPath, makeLogger('warn'));
+  const config = await loadServiceConfig(configPath, makeLogger('warn')).catch((error: unknown) => {
+    if (!(error instanceof IoError) || error.code !== 'OBD_IO_NOT_FOUND') throw error;
+    throw new ConfigError('OBD_CONFIG_NOT_FOUND', `Cannot find the configuration "${configPath}"`, {
+      source: configPath,
+      hint: `Copy ${join(packageRoot, 'config', 'overlaybd.json')} there, or name it on the command line`,
+      cause: error,
+    });
+  });
   checkSocketPath(config.apiSocket);
   const log = openLog(config);
   const files = raiseFileLimit(FILE_LIMIT);

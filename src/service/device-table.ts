@@ -72,7 +72,7 @@ export class DeviceTable {
    * @throws DeviceError OBD_DEVICE_EXISTS, OBD_DEVICE_UNSUPPORTED; what the front end and the image throw.
    */
   async attach(request: TableRequest): Promise<DeviceInfo> {
-    void this.#releaseGone(); // never rejects
+    void this.releaseGone(); // never rejects
     const frontEnd = this.#choose(request.transport ?? 'auto');
     const id = request.id ?? this.#freeId(request);
     if (!DEVICE_ID.test(id)) throw new TypeError(`"${id}" is no device id`);
@@ -224,8 +224,8 @@ export class DeviceTable {
     }
   }
 
-  /** Also of devices that others took away: through configfs, or by aborting their connection. */
-  async #releaseGone(): Promise<void> {
+  /** Files of devices that are gone without a detach: through configfs, by an aborted connection, with their front end. */
+  async releaseGone(): Promise<void> {
     const here = new Set(this.#attachments().map(({ id }) => id));
     const gone = [...this.#requests].filter(([id, { adopted }]) => !here.has(id) && adopted !== true);
     for (const [id] of gone) this.#requests.delete(id);

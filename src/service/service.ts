@@ -201,8 +201,12 @@ export class Service {
       };
       this.#openings.close();
       await step('the admin API', () => this.#server?.close());
-      for (const frontEnd of this.#frontEnds)
-        await step(`front end ${frontEnd.transport}`, () => frontEnd.close());
+      const end = (frontEnd: FrontEnd): Promise<void> =>
+        step(`front end ${frontEnd.transport}`, () => frontEnd.close());
+      // TCMU last: its devices live on, and so must their files.
+      for (const frontEnd of this.#frontEnds) if (frontEnd.transport !== 'tcmu') await end(frontEnd);
+      await step('the devices', () => this.#table.releaseGone());
+      for (const frontEnd of this.#frontEnds) if (frontEnd.transport === 'tcmu') await end(frontEnd);
       await step('the I/O workers', () => this.#workers.close());
       await step('caches and network', () => this.#opener.close());
       await step('the sockets', () => rm(this.#nbdDir, { recursive: true, force: true }));

@@ -245,13 +245,19 @@ describe('obd through FUSE', { skip }, () => {
     assert.deepEqual(await leftSince(before), []);
   });
 
-  test('SIGTERM ends the service and takes its devices with it', async (t) => {
+  test('SIGTERM ends the service and takes its devices with it, mounted ones too', async (t) => {
     const before = takeSnapshot();
     const box = new Sandbox(t);
+    const image = `oci:${fixture('debian', 'oci-obd')}:debian-slim_overlaybd`;
+    const mnt = box.directory('mnt');
     await box.obd('attach', box.image('small', 'native-lz4', 'image.json'));
-    process.kill(box.servicePid(), 'SIGTERM');
+    await box.obd('mount', image, mnt);
+    await box.endService();
+    assert.match(box.log(), /service has ended/);
+    assert.equal(existsSync(join(box.dir, 'state', 'devices', 'oci-obd')), false, 'its files are gone');
+    assert.throws(() => readFileSync(join(mnt, 'usr/bin/bash')), { code: 'EIO' });
+    await box.obd('umount', mnt);
     assert.deepEqual(await box.leftovers(), []);
     assert.deepEqual(await leftSince(before), []);
-    assert.match(box.log(), /service has ended/);
   });
 });
