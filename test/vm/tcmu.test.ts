@@ -17,6 +17,8 @@ const scenarios: Readonly<Record<string, string>> = {
     'reads outlive SIGKILL of the service and go on after its restart, without an I/O error',
   'restart-under-fetch':
     'readers that wait for the registry outlive SIGKILL of the service, five times, and every file is right',
+  'restart-under-writes':
+    'writes outlive SIGKILL of the service: all that was acknowledged is there, and the file system is clean',
   adopt: 'a new service adopts the devices of the one before, those that fail at first included',
   'many-devices': 'twenty devices are created, read and removed at once',
   'obd-attach':
