@@ -265,15 +265,23 @@ class LayerApplier {
     this.#claim(place, true);
   }
 
+  /** Large pieces are written by another thread while the next one is unpacked. */
   async #content(inode: number, entry: TarEntry): Promise<void> {
     const image = this.#image;
+    let writing: Promise<void> | undefined;
     image.beginFile(inode);
-    for await (const { offset, data, more } of entry.pieces()) {
-      const writing = image.writeFile(offset, data, more);
-      if (writing !== undefined) await writing;
-      this.counts.bytes += data.byteLength;
-      const { signal } = this.#options;
-      if (signal?.aborted === true) throw abortedError('apply a layer', signal);
+    try {
+      for await (const { offset, data, more } of entry.pieces()) {
+        await writing;
+        const { signal } = this.#options;
+        if (signal?.aborted === true) throw abortedError('apply a layer', signal);
+        writing = image.writeFile(offset, data, more);
+        // Reported by the await above or below; until then it is not unhandled.
+        writing?.catch(() => undefined);
+        this.counts.bytes += data.byteLength;
+      }
+    } finally {
+      await writing;
     }
     image.endFile(entry.size);
   }

@@ -124,20 +124,33 @@ class FileSink implements ByteSink {
   }
 }
 
+/** One buffer is read while the other is hashed. */
 async function digestOfFile(
   handle: FileHandle,
   size: number,
   signal: AbortSignal | undefined,
 ): Promise<string> {
   const hash = createHash('sha256');
-  const buffer = Buffer.allocUnsafe(COPY);
-  for (let at = 0; at < size;) {
+  const buffers = [Buffer.allocUnsafe(COPY), Buffer.allocUnsafe(COPY)] as const;
+  const readAt = async (at: number): Promise<Buffer> => {
+    const buffer = buffers[(at / COPY) % 2 === 0 ? 0 : 1].subarray(0, Math.min(COPY, size - at));
+    for (let done = 0; done < buffer.byteLength;) {
+      const { bytesRead } = await handle.read(buffer, done, buffer.byteLength - done, at + done);
+      if (bytesRead === 0)
+        throw new FormatError('OBD_FORMAT_TRUNCATED', `Cannot read the new layer at ${at + done}: it ends`);
+      done += bytesRead;
+    }
+    return buffer;
+  };
+  let next = readAt(0);
+  for (let at = 0; at < size; at += COPY) {
+    const buffer = await next;
     if (signal?.aborted === true) throw abortedError('digest of a layer', signal);
-    const { bytesRead } = await handle.read(buffer, 0, Math.min(COPY, size - at), at);
-    if (bytesRead === 0)
-      throw new FormatError('OBD_FORMAT_TRUNCATED', `Cannot read the new layer at ${at}: it ends`);
-    hash.update(buffer.subarray(0, bytesRead));
-    at += bytesRead;
+    if (at + COPY < size) {
+      next = readAt(at + COPY);
+      next.catch(() => undefined); // Reported by the await above.
+    }
+    hash.update(buffer);
   }
   return `sha256:${hash.digest('hex')}`;
 }

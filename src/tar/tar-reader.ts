@@ -29,7 +29,7 @@ export type TarEntryType = 'file' | 'link' | 'symlink' | 'char' | 'block' | 'dir
 export interface TarPiece {
   /** Where it belongs in the file. */
   readonly offset: number;
-  /** Valid until the next piece is asked for. */
+  /** Part of a chunk of the stream, or a copy; as long valid as that. */
   readonly data: Uint8Array;
   /** Bytes that follow it in the file without a hole. */
   readonly more: number;
