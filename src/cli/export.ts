@@ -7,10 +7,19 @@ import { once } from 'node:events';
 import { open, rename, unlink, type FileHandle } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import type { Writable } from 'node:stream';
-import type { Command } from 'commander';
-import { abortedError, extentsOf, IoError, ioError, type Extent, type ReadableBlob } from '../blob/index.js';
+import { Option, type Command } from 'commander';
+import {
+  abortedError,
+  ConfigError,
+  extentsOf,
+  IoError,
+  ioError,
+  type Extent,
+  type ReadableBlob,
+} from '../blob/index.js';
 import { ImageOpener, loadServiceConfig } from '../image/index.js';
 import { makeLogger } from '../log/index.js';
+import { exportToQcow2 } from './export-qcow2.js';
 import { byteProgress } from './progress.js';
 import { serviceConfigPath } from './service-config-path.js';
 import { formatDuration, formatSize } from './units.js';
@@ -23,6 +32,7 @@ const IN_FLIGHT = 16;
 interface ExportFlags {
   readonly config: string;
   readonly serviceConfig?: string;
+  readonly format: 'raw' | 'qcow2';
   readonly force?: boolean;
   readonly quiet?: boolean;
 }
@@ -39,10 +49,15 @@ export interface ExportResult {
 export function addExportCommand(program: Command): void {
   program
     .command('export')
-    .description("Write an image's whole device to a sparse raw file.")
+    .description("Write an image's whole device to a sparse raw file, or to a qcow2.")
     .argument('<out>', 'the file, or - for standard output (then holes are written as zeroes)')
     .requiredOption('--config <file>', 'the image configuration (config.v1.json)')
     .option('--service-config <file>', 'overlaybd.json, for remote layers')
+    .addOption(
+      new Option('--format <name>', 'what to write (qcow2 needs qemu-img)')
+        .choices(['raw', 'qcow2'])
+        .default('raw'),
+    )
     .option('--force', 'replace the file if it exists')
     .option('--quiet', 'no progress')
     .action(exportCommand);
@@ -68,10 +83,18 @@ async function exportCommand(out: string, flags: ExportFlags): Promise<void> {
     const image = await opener.open(flags.config, { mode: 'read', signal: controller.signal });
     let result: ExportResult;
     try {
+      const replace = flags.force === true;
+      if (out === '-' && flags.format !== 'raw')
+        throw new ConfigError(
+          'OBD_CONFIG_VALUE',
+          `A ${flags.format} cannot go to standard output: name a file`,
+        );
       result =
-        out === '-'
-          ? await exportToStream(image.blob, process.stdout, options)
-          : await exportToFile(image.blob, out, { ...options, replace: flags.force === true });
+        flags.format === 'qcow2'
+          ? await exportToQcow2(image.blob, out, { signal: controller.signal, replace })
+          : out === '-'
+            ? await exportToStream(image.blob, process.stdout, options)
+            : await exportToFile(image.blob, out, { ...options, replace });
     } finally {
       await image.close();
     }

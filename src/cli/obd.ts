@@ -16,6 +16,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<AddCommand>>> = {
   create: async () => (await import('./create.js')).addCreateCommand,
   detach: async () => (await import('./detach.js')).addDetachCommand,
   export: async () => (await import('./export.js')).addExportCommand,
+  import: async () => (await import('./import.js')).addImportCommand,
   inspect: async () => (await import('./inspect.js')).addInspectCommand,
   list: async () => (await import('./list.js')).addListCommand,
   merge: async () => (await import('./merge.js')).addMergeCommand,
