@@ -20,6 +20,8 @@ export type CommitInput = { readonly upper: UpperPaths } | { readonly sealed: st
 /** How to commit. */
 export interface CommitFileOptions extends CommitOptions, OutputOptions {
   readonly packing?: Packing;
+  /** Called with where the finished bytes are, before they get their name; if it fails, they are discarded. */
+  readonly beforeNaming?: (path: string) => Promise<void>;
   /** Told of what an operator should know. */
   readonly warn?: (message: string) => void;
 }
@@ -57,6 +59,7 @@ export async function commitSourceToFile(
     const packed = await pack(output, options.packing ?? {}, async (sink) => {
       result = await commitLayer(source, sink, options);
     });
+    await options.beforeNaming?.(output.temporaryPath);
     if (result === undefined) throw new TypeError('Unreachable: pack() runs what it is given');
     return { ...result, packed };
   });

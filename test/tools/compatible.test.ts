@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
+import { execFile, spawnSync } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import {
   copyFileSync,
@@ -12,9 +12,12 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
+import { promisify } from 'node:util';
 import { AppendLayer, openWritableLayer, WritableLayerStack } from '../../src/lsmt/index.js';
+import { FileCredentials, RegistryClient } from '../../src/registryblob/index.js';
+import { startRegistryServer } from '../../src/registryserver/index.js';
 import { missing } from '../support/commands.js';
-import { fixture, noFixtures } from '../support/fixtures.js';
+import { checkout, fixture, noFixtures } from '../support/fixtures.js';
 import { unpackedFixtures } from '../support/golden-images.js';
 import { tempDir, unpackFixture } from '../support/unpack.js';
 import { runTool } from './run-tool.js';
@@ -205,9 +208,9 @@ test('the tools never touch what exists unless told to, and leave nothing behind
   fails(
     'overlaybd-commit',
     255,
-    /--upload\) is not supported/,
+    /Cannot upload to "https:\/\/x\/y": expected/,
     '--upload',
-    'http://x',
+    'https://me:secret@x/y?token=1',
     at('d'),
     at('i'),
     at('o'),
@@ -249,6 +252,45 @@ test('overlaybd-zfile compresses standard input, extracts and verifies', (t) => 
   fails('overlaybd-zfile', 255, /crc error in block/, '-x', at('c.zf'), at('c'));
   fails('overlaybd-zfile', 255, /./, '--verify', at('a'));
   assert.equal(existsSync(at('c')), false);
+});
+
+test('overlaybd-commit and overlaybd-merge upload what they write', async (t) => {
+  const dir = tempDir(t);
+  const at = (name: string): string => join(dir, name);
+  const users = [{ username: 'me', password: 'geheim' }];
+  const server = await startRegistryServer({ directory: at('registry'), users });
+  t.after(() => server[Symbol.asyncDispose]());
+  const url = `${server.url}/v2/some/layers/blobs/uploads/`;
+  writeFileSync(
+    at('cred.json'),
+    JSON.stringify({ auths: { [server.host]: { username: 'me', password: 'geheim' } } }),
+  );
+  const run = promisify(execFile);
+  const tool = (name: string, ...args: string[]): ReturnType<typeof run> =>
+    run(process.execPath, [join(checkout, 'bin', name), ...args]);
+  ok('overlaybd-create', at('data'), at('index'), '1', '--mkfs');
+  const upload = ['--upload', url, '--cred_file_path', at('cred.json')];
+  const committed = await tool('overlaybd-commit', '-z', at('data'), at('index'), at('layer'), ...upload);
+  assert.equal(committed.stderr.toString(), `sha256:${sha256(at('layer'))}\n`);
+  writeFileSync(at('image.json'), JSON.stringify({ lowers: [{ file: at('layer') }] }));
+  const merged = await tool('overlaybd-merge', at('image.json'), at('merged'), ...upload);
+  assert.equal(merged.stderr.toString(), `sha256:${sha256(at('merged'))}\n`);
+  const client = new RegistryClient({
+    credentials: [new FileCredentials(at('cred.json'))],
+    plainHttpHosts: [server.host],
+  });
+  t.after(() => client.close());
+  for (const name of ['layer', 'merged']) {
+    const blob = await client.openBlob(`${server.url}/v2/some/layers/blobs/sha256:${sha256(at(name))}`);
+    const bytes = Buffer.alloc(blob.size);
+    await blob.read(0, bytes);
+    assert.ok(bytes.equals(readFileSync(at(name))));
+    await blob.close();
+  }
+  const refused = tool('overlaybd-commit', at('data'), at('index'), at('other'), '--upload', url);
+  await assert.rejects(refused, /OBD_REGISTRY_AUTH/);
+  assert.equal(existsSync(at('other')), false);
+  fails('overlaybd-commit', 255, /exclude each other/, '-t', ...upload, at('data'), at('index'), at('x'));
 });
 
 test('obd create, commit, merge and zfile do the same with longer names', (t) => {

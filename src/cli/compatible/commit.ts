@@ -9,21 +9,14 @@ import {
   type CompressionFlags,
 } from '../layer-options.js';
 import { interruptible } from '../stop-signal.js';
-import {
-  addTurboOption,
-  addUploadOptions,
-  refuseTurbo,
-  refuseUpload,
-  type TurboFlags,
-  type UploadFlags,
-} from './options.js';
+import { addTurboOption, refuseTurbo, type TurboFlags } from './options.js';
+import { addUploadOptions, uploadOf, type UploadFlags } from './upload.js';
 
 interface Flags extends CompressionFlags, TurboFlags, UploadFlags {
   readonly m?: Uint8Array;
   readonly uuid?: string;
   readonly parentUuid?: string;
   readonly z?: boolean;
-  readonly t?: boolean;
   readonly f?: boolean;
   readonly seal?: boolean;
   readonly commit_sealed?: boolean;
@@ -58,7 +51,6 @@ async function commit(
   flags: Flags,
 ): Promise<void> {
   refuseTurbo(flags);
-  refuseUpload(flags);
   if (flags.seal === true) {
     if (second === undefined) throw missing('index_file', '--seal DATA INDEX');
     await sealInPlace({ data, index: second });
@@ -69,8 +61,10 @@ async function commit(
   if (out === undefined)
     throw missing('the output', sealed ? '--commit_sealed SEALED OUT' : 'DATA INDEX OUT');
   const input: CommitInput = sealed ? { sealed: data } : { upper: { data, index: second ?? '' } };
-  await interruptible((signal) =>
-    commitToFile(input, out, {
+  await interruptible((signal) => {
+    const beforeNaming = uploadOf(flags, signal);
+    return commitToFile(input, out, {
+      ...(beforeNaming === undefined ? {} : { beforeNaming }),
       packing: { ...(flags.z === true ? { zfile: compression(flags) } : {}), tar: flags.t === true },
       ...(flags.uuid === undefined ? {} : { uuid: flags.uuid }),
       ...(flags.parentUuid === undefined ? {} : { parentUuid: flags.parentUuid }),
@@ -79,8 +73,8 @@ async function commit(
       replaceHint: 'Use -f to replace it',
       warn: (message) => process.stderr.write(`Warning: ${message}\n`),
       signal,
-    }),
-  );
+    });
+  });
 }
 
 function missing(what: string, usage: string): ConfigError {

@@ -2,12 +2,11 @@ import type { Command } from 'commander';
 import { DEFAULT_SERVICE_CONFIG_PATH } from '../../image/index.js';
 import { mergeConfig } from '../merge.js';
 import { interruptible } from '../stop-signal.js';
-import { addUploadOptions, refuseUpload, type UploadFlags } from './options.js';
+import { addUploadOptions, uploadOf, type UploadFlags } from './upload.js';
 
 interface Flags extends UploadFlags {
   readonly service_config_path?: string;
   readonly compress: boolean;
-  readonly t?: boolean;
 }
 
 /** `overlaybd-merge image_config out`. */
@@ -24,11 +23,12 @@ export function mergeCommand(command: Command): Command {
 }
 
 async function merge(config: string, out: string, flags: Flags): Promise<void> {
-  refuseUpload(flags);
-  await interruptible((signal) =>
-    mergeConfig(config, flags.service_config_path, out, {
+  await interruptible((signal) => {
+    const beforeNaming = uploadOf(flags, signal);
+    return mergeConfig(config, flags.service_config_path, out, {
+      ...(beforeNaming === undefined ? {} : { beforeNaming }),
       packing: { ...(flags.compress ? { zfile: {} } : {}), tar: flags.t === true, initialHeader: true },
       signal,
-    }),
-  );
+    });
+  });
 }

@@ -33,30 +33,6 @@ export function refuseTurbo(flags: TurboFlags): void {
     );
 }
 
-/** What {@link addUploadOptions} parses. */
-export interface UploadFlags {
-  readonly upload?: string;
-}
-
-/** Adds `--upload` and what belongs to it. */
-export function addUploadOptions(command: Command): Command {
-  return command
-    .option('--upload <url>', 'not supported')
-    .addOption(new Option('--upload_bs <KiB>').hideHelp())
-    .addOption(new Option('--cred_file_path <file>').hideHelp())
-    .addOption(new Option('--tls_key_path <file>').hideHelp())
-    .addOption(new Option('--tls_cert_path <file>').hideHelp());
-}
-
-/** @throws ConfigError if an upload is asked for */
-export function refuseUpload(flags: UploadFlags): void {
-  if (flags.upload !== undefined && flags.upload !== '')
-    throw unsupported(
-      'Uploading while the layer is written (--upload)',
-      'Write the layer to a file, and push that',
-    );
-}
-
 /** Options without a value may be given one by `=`: `--x=true` is `--x`, `--x=false` is `--no-x` or nothing. */
 export function withoutTruthValues(command: Command, argv: readonly string[]): string[] {
   return argv.flatMap((argument) => {
