@@ -46,9 +46,15 @@ static Napi::Value RaiseFileLimit(const Napi::CallbackInfo &info)
                              static_cast<double>(obd_raise_file_limit(static_cast<uint64_t>(want))));
 }
 
+static Napi::Value SetIoFlusher(const Napi::CallbackInfo &info)
+{
+    return Napi::Number::New(info.Env(), obd_set_io_flusher());
+}
+
 void RegisterHost(Napi::Env env, Napi::Object exports)
 {
     exports.Set("mount", Napi::Function::New(env, Mount));
     exports.Set("unmount", Napi::Function::New(env, Unmount));
+    exports.Set("setIoFlusher", Napi::Function::New(env, SetIoFlusher));
     exports.Set("raiseFileLimit", Napi::Function::New(env, RaiseFileLimit));
 }

@@ -2,7 +2,12 @@
 #include "host.h"
 #include <errno.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
+
+#ifndef PR_SET_IO_FLUSHER
+#define PR_SET_IO_FLUSHER 57 // Linux 5.6
+#endif
 
 int obd_mount(const char *source, const char *target, const char *type, int flags, const char *data)
 {
@@ -21,6 +26,11 @@ int obd_mount(const char *source, const char *target, const char *type, int flag
 int obd_unmount(const char *target, int lazy)
 {
     return umount2(target, UMOUNT_NOFOLLOW | (lazy ? MNT_DETACH : 0)) == 0 ? 0 : -errno;
+}
+
+int obd_set_io_flusher(void)
+{
+    return prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) == 0 ? 0 : -errno;
 }
 
 int64_t obd_raise_file_limit(uint64_t want)

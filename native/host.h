@@ -15,6 +15,10 @@ int obd_mount(const char *source, const char *target, const char *type, int flag
 // umount2(2); `lazy`: out of sight now, gone when its last user is. Does not follow a symbolic link.
 int obd_unmount(const char *target, int lazy);
 
+// Tells the kernel that this thread, and those it starts from now on, serve block devices: memory that they
+// ask for must not wait for writes to a device, which may be their own. Needs CAP_SYS_RESOURCE.
+int obd_set_io_flusher(void);
+
 // Raises RLIMIT_NOFILE to `want`, as far as the process may; the limit that holds then.
 int64_t obd_raise_file_limit(uint64_t want);
 

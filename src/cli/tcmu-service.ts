@@ -5,7 +5,7 @@ import { Command, Option } from 'commander';
 import { ConfigError, IoError, ioError } from '../blob/index.js';
 import { DEFAULT_SERVICE_CONFIG_PATH, loadServiceConfig, type ServiceConfig } from '../image/index.js';
 import { makeLogger, type Logger, type LogLevel } from '../log/index.js';
-import { packageRoot, raiseFileLimit } from '../native/index.js';
+import { packageRoot, raiseFileLimit, setIoFlusher } from '../native/index.js';
 import { Service, checkSocketPath } from '../service/index.js';
 import { runCommand } from './program.js';
 import { resolveImage } from './resolve-image.js';
@@ -70,6 +70,8 @@ async function serviceCommand(configArgument: string, flags: ServiceFlags): Prom
   const log = openLog(config);
   const files = raiseFileLimit(FILE_LIMIT);
   if (files < FILE_LIMIT) log.info({ files, wanted: FILE_LIMIT }, 'limit of open files is lower than wanted');
+  // Before the threads that serve are started.
+  if (!setIoFlusher()) log.info({}, 'not marked as serving block devices: no privilege');
   const stopped = new Promise<string>((resolve) => {
     for (const signal of ['SIGTERM', 'SIGINT'] as const)
       process.on(signal, () => {

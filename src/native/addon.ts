@@ -47,6 +47,7 @@ export interface Addon {
     data: string,
   ): Promise<readonly number[]>;
   unmount(target: string, lazy: boolean): Promise<readonly number[]>;
+  setIoFlusher(): number;
   raiseFileLimit(want: number): number;
   // bind_tcmu.cc
   tcmuOpen(

@@ -41,6 +41,15 @@ export async function unmountFilesystem(target: string, lazy = false): Promise<v
 }
 
 /**
+ * Tells the kernel that this thread, and those it starts from now on, serve block devices: memory that they ask for then
+ * never waits for writes to a device, which may be their own. Wraps obd_set_io_flusher.
+ * @returns false without the privilege (CAP_SYS_RESOURCE), or before Linux 5.6.
+ */
+export function setIoFlusher(): boolean {
+  return addon.setIoFlusher() === 0;
+}
+
+/**
  * Lets this process have up to `want` open files, or as many as it may. Returns the limit that holds then. Wraps
  * obd_raise_file_limit.
  * @throws a system error.
