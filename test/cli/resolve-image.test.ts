@@ -73,7 +73,7 @@ test('resolveImage() names the layers of a registry by digest, each with a direc
   const image = `docker://${host}/some/app:1`;
   const o = opener();
   await assert.rejects(resolveImage(image, dir, o, { plainHttp: false }), {
-    code: 'OBD_REGISTRY_CONNECTION',
+    code: 'OBD_REGISTRY_TLS',
   });
   const path = await resolveImage(image, dir, o, { plainHttp: true });
   const config = parseImageConfig(readFileSync(path, 'utf8'), path, silentLogger);
