@@ -3,7 +3,9 @@
  * changed. The changed bytes are in the image's work file, whose descriptor the whole process can read.
  */
 import { createHash } from 'node:crypto';
-import { createReadStream } from 'node:fs';
+import { constants, createReadStream, openSync } from 'node:fs';
+import { stat } from 'node:fs/promises';
+import { Socket } from 'node:net';
 import { parentPort, workerData } from 'node:worker_threads';
 import { ConvertError, ioError, isSystemError, OverlaybdError, type ErrorCode } from '../blob/index.js';
 import { applyLayer, unpackLayer, type LayerCounts } from '../convert/index.js';
@@ -40,9 +42,16 @@ const say = (news: ApplyNews): void => {
   port.postMessage(news);
 };
 
+/** A FIFO is waited for without blocking: opening it in the usual way would hold a thread until a writer comes. */
+async function openInput(path: string): Promise<AsyncIterable<unknown>> {
+  if (!(await stat(path)).isFIFO()) return createReadStream(path, { highWaterMark: 1 << 18 });
+  const fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+  return new Socket({ fd, readable: true, writable: false });
+}
+
 async function* chunksOf(path: string): AsyncGenerator<Uint8Array, void, undefined> {
   try {
-    for await (const chunk of createReadStream(path, { highWaterMark: 1 << 18 })) yield chunk as Uint8Array;
+    for await (const chunk of await openInput(path)) yield chunk as Uint8Array;
   } catch (error) {
     throw isSystemError(error) ? ioError(error, `read "${path}"`, path) : error;
   }

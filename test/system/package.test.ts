@@ -25,7 +25,7 @@ test(
     assert.ok(archive?.endsWith('.tgz'));
     writeFileSync(join(dir, 'package.json'), '{"name":"somewhere-else","private":true}');
     await run('npm', ['install', `./${archive}`], { cwd: dir });
-    for (const bin of ['obd', 'obdconv', 'overlaybd-tcmu']) {
+    for (const bin of ['obd', 'obdconv', 'overlaybd-tcmu', 'overlaybd-create', 'overlaybd-apply']) {
       const { stdout } = await run(join(dir, 'node_modules', '.bin', bin), ['--help'], { cwd: '/' });
       assert.match(stdout, /Usage: /, bin);
     }

@@ -11,8 +11,10 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs';
+import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { gunzipSync } from 'node:zlib';
 import { assertTree, expectedTree } from '../convert/tree.js';
 import { missing } from '../support/commands.js';
@@ -183,6 +185,31 @@ test(
     assert.ok(!readdirSync(dir).some((name) => name.startsWith('.')));
   },
 );
+
+test('overlaybd-apply stops when it is told to, wherever it waits', async (t) => {
+  const dir = tempDir(t);
+  const upper = newUpper(dir, 'upper', [], '1', '--mkfs');
+  const before = sha256(readFileSync(upper.data));
+  const fifo = join(dir, 'fifo');
+  execFileSync('mkfifo', [fifo]);
+  const files = readdirSync(dir).sort();
+  for (const withWriter of [false, true]) {
+    const child = spawn(process.execPath, [join(checkout, 'bin/overlaybd-apply'), fifo, upper.config]);
+    let stderr = '';
+    child.stderr.on('data', (text: Buffer) => (stderr += text.toString()));
+    const closed = once(child, 'close');
+    // Settles when the child has opened the FIFO; without one, give it the time.
+    const writer = withWriter ? await open(fifo, 'w') : undefined;
+    await writer?.write(Buffer.alloc(100));
+    await sleep(1500);
+    child.kill('SIGTERM');
+    assert.deepEqual(await closed, [143, null], stderr);
+    await writer?.close();
+    assert.match(stderr, /Cancelled/);
+    assert.equal(sha256(readFileSync(upper.data)), before);
+    assert.deepEqual(readdirSync(dir).sort(), files);
+  }
+});
 
 test(
   'overlaybd-apply refuses a file system with features that it would not keep up',
