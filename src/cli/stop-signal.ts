@@ -1,3 +1,5 @@
+import { addAbortSignal } from 'node:stream';
+
 /**
  * Runs work that SIGINT and SIGTERM end in order: the work's signal is aborted, what it made is taken away, and the exit
  * status says which of the two it was.
@@ -17,4 +19,9 @@ export async function interruptible<T>(work: (signal: AbortSignal) => Promise<T>
     process.off('SIGINT', stop).off('SIGTERM', stop);
     if (stopped !== undefined) process.exitCode = stopped === 'SIGINT' ? 130 : 143;
   }
+}
+
+/** Standard input, which a signal ends even while nothing comes. */
+export function standardInput(signal: AbortSignal): AsyncIterable<Uint8Array> {
+  return addAbortSignal(signal, process.stdin) as AsyncIterable<Uint8Array>;
 }

@@ -3,7 +3,7 @@ import { Option, type Command } from 'commander';
 import { ConfigError } from '../blob/index.js';
 import { compressToFile, extractToFile, fileBytes, verifyZFile } from '../tools/index.js';
 import { addCompressionOptions, compression, type CompressionFlags } from './layer-options.js';
-import { interruptible } from './stop-signal.js';
+import { interruptible, standardInput } from './stop-signal.js';
 import { formatSize } from './units.js';
 
 interface ZFileFlags extends CompressionFlags {
@@ -55,7 +55,7 @@ async function zfile(source: string, out: string | undefined, flags: ZFileFlags)
       process.stdout.write(`${out}: ${formatSize(size)}\n`);
       return;
     }
-    const plain = source === '-' ? (process.stdin as AsyncIterable<Uint8Array>) : fileBytes(source);
+    const plain = source === '-' ? standardInput(signal) : fileBytes(source);
     const { plainSize, size } = await compressToFile(plain, out, {
       ...options,
       zfile: compression(flags),

@@ -28,9 +28,14 @@ export async function compressToFile(
   const packing = { zfile: options.zfile ?? {}, tar: options.tar === true, initialHeader: true };
   return writeOutput(path, options, (output) =>
     pack(output, packing, async (sink) => {
-      for await (const bytes of plain) {
-        checkSignal(options.signal);
-        await sink.write(bytes);
+      try {
+        for await (const bytes of plain) {
+          checkSignal(options.signal);
+          await sink.write(bytes);
+        }
+      } catch (error) {
+        checkSignal(options.signal); // A stream that was ended by it says so in its own words.
+        throw error;
       }
     }),
   );

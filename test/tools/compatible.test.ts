@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { execFile, spawnSync } from 'node:child_process';
+import { execFile, spawn, spawnSync } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import {
   copyFileSync,
@@ -10,13 +10,16 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs';
+import { once } from 'node:events';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import test from 'node:test';
 import { promisify } from 'node:util';
 import { AppendLayer, openWritableLayer, WritableLayerStack } from '../../src/lsmt/index.js';
 import { FileCredentials, RegistryClient } from '../../src/registryblob/index.js';
 import { startRegistryServer } from '../../src/registryserver/index.js';
 import { missing } from '../support/commands.js';
+import { differingChunks, readDeviceDump } from '../support/device-dump.js';
 import { checkout, fixture, noFixtures } from '../support/fixtures.js';
 import { unpackedFixtures } from '../support/golden-images.js';
 import { tempDir, unpackFixture } from '../support/unpack.js';
@@ -159,6 +162,26 @@ test(
   },
 );
 
+test('overlaybd-commit of a sparse layer of the reference gives the same disk', { skip: noFixtures }, (t) => {
+  const dir = tempDir(t);
+  const golden = join(unpackedFixtures(), 'small');
+  const upper = ['writable_data', 'writable_index'].map((name) => join(golden, 'rw-sparse', name));
+  const out = join(dir, 'layer3');
+  ok('overlaybd-commit', ...upper, out, '-z', '-t');
+  // What the reference's commit came to: README.md of the golden images.
+  assert.equal(statSync(out).size, 334_848);
+  const lowers = ['base/base16.zf', 'native-lz4/layer1.tar', 'native-lz4/layer2.tar'].map((name) =>
+    join(golden, name),
+  );
+  const config = join(dir, 'image.json');
+  writeFileSync(config, JSON.stringify({ lowers: [...lowers, out].map((file) => ({ file })) }));
+  ok('obd', 'export', '--quiet', '--config', config, join(dir, 'disk'));
+  assert.deepEqual(
+    differingChunks(join(dir, 'disk'), readDeviceDump(join(golden, 'native-lz4/device.json'))),
+    [],
+  );
+});
+
 test(
   'overlaybd-create -s makes a sparse layer, and --mkfs a clean ext4',
   { skip: missing({ e2fsck: 'e2fsprogs' }) },
@@ -291,6 +314,18 @@ test('overlaybd-commit and overlaybd-merge upload what they write', async (t) =>
   await assert.rejects(refused, /OBD_REGISTRY_AUTH/);
   assert.equal(existsSync(at('other')), false);
   fails('overlaybd-commit', 255, /exclude each other/, '-t', ...upload, at('data'), at('index'), at('x'));
+});
+
+test('overlaybd-zfile that is stopped leaves nothing behind', async (t) => {
+  const dir = tempDir(t);
+  const child = spawn(process.execPath, [join(checkout, 'bin/overlaybd-zfile'), join(dir, 'out')]);
+  const closed = once(child, 'close');
+  child.stdin.write(Buffer.alloc(2 << 20));
+  for (let i = 0; i < 200 && readdirSync(dir).length === 0; i++) await sleep(50);
+  assert.equal(readdirSync(dir).length, 1, 'the file is being written, under another name');
+  child.kill('SIGTERM');
+  assert.deepEqual(await closed, [143, null]);
+  assert.deepEqual(readdirSync(dir), []);
 });
 
 test('obd create, commit, merge and zfile do the same with longer names', (t) => {

@@ -2,7 +2,7 @@ import type { Command } from 'commander';
 import { ConfigError } from '../../blob/index.js';
 import { compressToFile, extractToFile, fileBytes, verifyZFile } from '../../tools/index.js';
 import { addCompressionOptions, compression, type CompressionFlags } from '../layer-options.js';
-import { interruptible } from '../stop-signal.js';
+import { interruptible, standardInput } from '../stop-signal.js';
 
 interface Flags extends CompressionFlags {
   readonly t?: boolean;
@@ -40,7 +40,7 @@ async function zfile(first: string, second: string | undefined, flags: Flags): P
       await extractToFile(first, second, options);
       return;
     }
-    const plain = second === undefined ? (process.stdin as AsyncIterable<Uint8Array>) : fileBytes(first);
+    const plain = second === undefined ? standardInput(signal) : fileBytes(first);
     await compressToFile(plain, second ?? first, {
       ...options,
       zfile: compression(flags),
