@@ -4,8 +4,10 @@ import { mkdir, open, type FileHandle } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { Command } from 'commander';
 import { DeviceError, ioError } from '../blob/index.js';
+import { loadServiceConfig } from '../image/index.js';
 import { makeLogger, type Logger, type LogLevel } from '../log/index.js';
 import { FileLock, lockFile } from '../native/index.js';
+import { AdminClient } from '../service/index.js';
 import {
   DEFAULT_SNAPSHOTTER_CONFIG_PATH,
   SnapshotsServer,
@@ -14,6 +16,8 @@ import {
   type SnapshotterConfig,
 } from '../snapshotter/index.js';
 import { runCommand } from './program.js';
+import { serviceConfigPath } from './service-config-path.js';
+import { ServiceDeviceHost } from './snapshot-devices.js';
 
 /** Adds `snapshotter` to the program. */
 export function addSnapshotterCommand(program: Command): void {
@@ -52,7 +56,13 @@ async function snapshotterCommand(configArgument: string): Promise<void> {
   });
   const lock = await lockRoot(config.root);
   try {
-    const snapshotter = await Snapshotter.open({ config, log });
+    const { apiSocket } = await loadServiceConfig(
+      await serviceConfigPath(config.serviceConfig || undefined),
+      log,
+    );
+    const client = new AdminClient(apiSocket);
+    const host = new ServiceDeviceHost({ client, log, tenant: config.tenant });
+    const snapshotter = await Snapshotter.open({ config, log, host });
     try {
       const server = await SnapshotsServer.listen(config.address, snapshotter, log);
       log.info({ root: config.root, address: config.address }, 'snapshotter is ready');

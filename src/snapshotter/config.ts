@@ -34,8 +34,8 @@ const schema = z.object({
       port: z.number().int().default(9863),
     })
     .prefault({}),
-  /** Ours: overlaybd.json of the service; its `apiSocket` is where devices are asked for. */
-  serviceConfig: z.string().default('/etc/overlaybd/overlaybd.json'),
+  /** Ours: overlaybd.json of the service, empty for the usual place; its `apiSocket` is where devices are asked for. */
+  serviceConfig: z.string().default(''),
   /** Ours: seconds that a device may take to appear, registry and all. */
   attachTimeout: z.number().min(1).max(3600).default(60),
 });

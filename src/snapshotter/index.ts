@@ -1,5 +1,6 @@
 /** The containerd snapshotter: Snapshots v1 over gRPC, metadata, directories and mounts. */
 export * from './config.js';
+export type { DeviceHost } from './device-host.js';
 export * from './grpc-server.js';
 export type { Mount } from './mounts.js';
 export type { DiskUsage, Labels, SnapshotKind, SnapshotRecord } from './records.js';

@@ -21,6 +21,8 @@ export const Label = {
   fastociMediaType: `${OBD}/fastoci/target-media-type`,
   /** Set by us on layers that were committed without being fetched. */
   remote: 'containerd.io/snapshot/remote',
+  /** Set by us: where the blob of a layer that was unpacked lies. */
+  localCommitPath: `${OBD}.localcommitpath`,
   /** `image`: not a container's. */
   type: 'containerd.io/snapshot/type',
   /** `dir` or `dev`. */

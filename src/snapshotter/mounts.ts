@@ -10,7 +10,7 @@ export interface Mount {
   readonly options: readonly string[];
 }
 
-/** What {@link directoryMounts} and the others need. */
+/** What {@link mountsOn} needs. */
 export interface MountContext {
   readonly layout: Layout;
   /** The kernel's overlayfs has `index`: it must be off, since lower directories are shared. */
@@ -30,38 +30,22 @@ function overlay(context: MountContext, options: readonly string[]): Mount[] {
   return mount('overlay', 'overlay', [...(context.indexOff ? ['index=off'] : []), ...options]);
 }
 
-/** Overlay of a snapshot's own directory on `lowers`, nearest first. */
-function writableOverlay(context: MountContext, id: number, lowers: readonly string[]): Mount[] {
-  const { layout } = context;
-  return overlay(context, [
-    `workdir=${layout.work(id)}`,
-    `upperdir=${layout.fs(id)}`,
-    `lowerdir=${lowers.join(':')}`,
-  ]);
-}
-
-/** Mounts of a snapshot whose ancestors are all directories. @param ancestors nearest first. */
-export function directoryMounts(
+/** Mounts of a snapshot on what is below it: directories, nearest first. */
+export function mountsOn(
   context: MountContext,
   snapshot: SnapshotRecord,
-  ancestors: readonly SnapshotRecord[],
+  lowers: readonly string[],
 ): Mount[] {
   const { layout } = context;
   const active = snapshot.kind === 'active';
-  const lowers = ancestors.map(({ id }) => layout.fs(id));
   const [only] = lowers;
   if (only === undefined) return bindMount(layout.fs(snapshot.id), active ? 'rw' : 'ro');
-  if (active) return writableOverlay(context, snapshot.id, lowers);
-  if (lowers.length === 1) return bindMount(only, 'ro');
-  return overlay(context, [`lowerdir=${lowers.join(':')}`]);
-}
-
-/** Mounts of a snapshot on a parent whose device is mounted, read-only. */
-export function deviceMounts(
-  context: MountContext,
-  snapshot: SnapshotRecord,
-  parent: SnapshotRecord,
-): Mount[] {
-  const lower = context.layout.mountpoint(parent.id);
-  return snapshot.kind === 'active' ? writableOverlay(context, snapshot.id, [lower]) : bindMount(lower, 'ro');
+  const lowerdir = `lowerdir=${lowers.join(':')}`;
+  if (active)
+    return overlay(context, [
+      `workdir=${layout.work(snapshot.id)}`,
+      `upperdir=${layout.fs(snapshot.id)}`,
+      lowerdir,
+    ]);
+  return lowers.length === 1 ? bindMount(only, 'ro') : overlay(context, [lowerdir]);
 }

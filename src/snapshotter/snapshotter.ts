@@ -2,18 +2,27 @@
  * Snapshots as containerd wants them. The store (metadata-store.ts) says what exists; this makes the directories before
  * the store knows a snapshot, and removes them after the store has forgotten it. What takes long happens outside the
  * store's transactions, so nobody waits for another's disk or registry.
+ *
+ * A layer in overlaybd format is one with an image configuration (layer-config.ts). What a container stands on:
+ *
+ *   container -> ordinary layer -> ... -> overlaybd layer -> (its ancestors are in its device)
+ *     upper         fs                      device, mounted on its block/mountpoint
  */
 import { existsSync } from 'node:fs';
-import { OverlaybdError, SnapshotError } from '../blob/index.js';
+import { mkdir, realpath } from 'node:fs/promises';
+import { OverlaybdError, SnapshotError, ioError } from '../blob/index.js';
 import type { Logger } from '../log/index.js';
 import type { SnapshotterConfig } from './config.js';
+import { noDevices, type DeviceHost } from './device-host.js';
+import { Devices } from './devices.js';
 import { diskUsage } from './disk-usage.js';
 import { parseFilters } from './filters.js';
 import { KeyedLocks } from './keyed-locks.js';
 import { Label } from './labels.js';
+import { LayerConfigs, layerKind } from './layer-config.js';
 import { Layout } from './layout.js';
 import { MetadataStore } from './metadata-store.js';
-import { directoryMounts, type Mount, type MountContext } from './mounts.js';
+import { bindMount, mountsOn, type Mount, type MountContext } from './mounts.js';
 import type { DiskUsage, Labels, SnapshotRecord } from './records.js';
 import { SnapshotDirs } from './snapshot-dirs.js';
 
@@ -21,6 +30,16 @@ import { SnapshotDirs } from './snapshot-dirs.js';
 export interface SnapshotterOptions {
   readonly config: SnapshotterConfig;
   readonly log: Logger;
+  /** Without one, images in overlaybd format do not run. */
+  readonly host?: DeviceHost;
+}
+
+/** What a snapshot stands on. */
+interface Base {
+  /** Directories, nearest first. */
+  readonly lowers: readonly string[];
+  /** The layer whose device is the last of them. */
+  readonly device: SnapshotRecord | undefined;
 }
 
 /** The kernel's overlayfs knows "index". */
@@ -33,6 +52,9 @@ export class Snapshotter {
   readonly #store: MetadataStore;
   readonly #dirs: SnapshotDirs;
   readonly #context: MountContext;
+  readonly #host: DeviceHost;
+  readonly #devices: Devices;
+  readonly #configs: LayerConfigs;
   /** By key: commit and remove of one snapshot do not overlap. */
   readonly #locks = new KeyedLocks();
 
@@ -42,11 +64,20 @@ export class Snapshotter {
     this.#store = store;
     this.#dirs = dirs;
     this.#context = { layout, indexOff: existsSync(OVERLAY_INDEX) };
+    const { config, log, host = noDevices } = options;
+    this.#host = host;
+    this.#devices = new Devices({ host, layout, log, timeoutMs: config.attachTimeout * 1000 });
+    this.#configs = new LayerConfigs({
+      layout,
+      log,
+      mirrors: config.mirrorRegistry,
+      turboFsTypes: config.turboFsType,
+    });
   }
 
   /** Opens a root directory, or makes it. The caller holds its lock. @throws IoError, SnapshotError */
   static async open(options: SnapshotterOptions): Promise<Snapshotter> {
-    const layout = new Layout(options.config.root);
+    const layout = await openLayout(options.config.root);
     const dirs = new SnapshotDirs(layout);
     const greatest = await dirs.open();
     const store = MetadataStore.open(layout.root);
@@ -72,7 +103,13 @@ export class Snapshotter {
   /** What a snapshot takes on disk, without its ancestors. @throws SnapshotError, IoError */
   async usage(key: string): Promise<DiskUsage> {
     const record = this.#store.get(key);
-    return record.usage ?? diskUsage(this.#layout.fs(record.id));
+    const overlaybd = this.#configs.has(record.id);
+    if (!overlaybd && record.usage !== undefined) return record.usage;
+    const fs = await diskUsage(this.#layout.fs(record.id));
+    if (!overlaybd) return fs;
+    // Blobs are downloaded after the commit.
+    const block = await diskUsage(this.#layout.block(record.id), this.#layout.mountpoint(record.id));
+    return { size: fs.size + block.size, inodes: fs.inodes + block.inodes };
   }
 
   /** Makes a snapshot to write to. @throws SnapshotError, IoError */
@@ -90,29 +127,42 @@ export class Snapshotter {
     const record = this.#store.get(key);
     if (record.kind === 'committed')
       throw new SnapshotError('OBD_SNAPSHOT_PRECONDITION', `Cannot mount "${key}": it is committed`);
-    return directoryMounts(this.#context, record, this.#store.ancestors(record));
+    const base = this.#baseOf(record);
+    await this.#mountDevice(base);
+    return this.#mountsOf(record, base);
   }
 
   /** Makes a layer of an active snapshot. @throws SnapshotError, IoError */
   commit(name: string, key: string, labels: Labels, parent = ''): Promise<void> {
     return this.#locks.run(key, async () => {
-      const { id } = this.#store.assertCommittable(name, key, parent);
-      const usage = await diskUsage(this.#layout.fs(id));
-      this.#store.commit(name, key, labels, usage, parent);
+      const active = this.#store.assertCommittable(name, key, parent);
+      const { id } = active;
+      const written = await this.#writeUnpacked(active, active.parent === '' ? parent : active.parent);
+      try {
+        const usage = await diskUsage(this.#layout.fs(id));
+        this.#store.commit(name, key, { ...labels, ...written }, usage, parent);
+      } catch (error) {
+        if (written !== undefined) await this.#configs.withdraw(id);
+        throw error;
+      }
     });
   }
 
   /** Removes a snapshot that has no children. @throws SnapshotError */
   remove(key: string): Promise<void> {
     return this.#locks.run(key, async () => {
-      const { id } = this.#store.remove(key);
-      if (!this.#options.config.asyncRemove) await this.#discard(this.#layout.dir(id));
+      const device = this.#baseOf(this.#store.get(key)).device;
+      const { id, kind } = this.#store.remove(key);
+      if (kind !== 'committed' && device !== undefined && this.#options.config.autoRemoveDev)
+        await this.#releaseUnused(device);
+      if (!this.#options.config.asyncRemove) await this.#discard(this.#layout.dir(id), id);
     });
   }
 
   /** Removes the directories that no snapshot has. What fails is logged, and tried again next time. */
   async cleanup(): Promise<void> {
-    for (const { path } of await this.#dirs.leftovers(() => this.#store.ids())) await this.#discard(path);
+    for (const { path, id } of await this.#dirs.leftovers(() => this.#store.ids()))
+      await this.#discard(path, id);
   }
 
   /** Idempotent. */
@@ -122,23 +172,125 @@ export class Snapshotter {
 
   async #create(kind: 'active' | 'view', key: string, parent: string, labels: Labels): Promise<Mount[]> {
     this.#store.assertCreatable(key, parent);
-    if (labels[Label.blobDigest] !== undefined)
-      throw new SnapshotError('OBD_SNAPSHOT_UNSUPPORTED', 'Layers in overlaybd format are not supported yet');
+    const parentRecord = this.#store.find(parent);
     const id = this.#store.nextId();
     const dir = {
       id,
       active: kind === 'active',
-      parentId: this.#store.find(parent)?.id,
+      parentId: parentRecord?.id,
       imageRef: labels[Label.criImageRef] ?? labels[Label.imageRef],
     };
-    const record = await this.#dirs.creating(dir, () =>
-      this.#store.create({ id, name: key, parent, kind, labels }),
-    );
-    return directoryMounts(this.#context, record, this.#store.ancestors(record));
+    const mounts = await this.#dirs.creating(dir, async () => {
+      if (kind === 'active' && labels[Label.targetRef] !== undefined) {
+        if (labels[Label.accelerationLayer] === 'yes')
+          await this.#configs.writeLocal(id, parentRecord?.id, labels);
+        else if (layerKind(labels) === 'remote') {
+          await this.#configs.writeRemote(id, parentRecord?.id, labels);
+          if (labels[Label.downloadBlob] !== 'download') {
+            this.#commitRemote(id, parent, labels);
+            return undefined;
+          }
+        }
+      }
+      const { [Label.writable]: writable, ...others } = labels;
+      const record = this.#store.create({ id, name: key, parent, kind, labels: others });
+      try {
+        const base = this.#baseOf(record);
+        if (base.device !== undefined && writable !== undefined)
+          throw new SnapshotError(
+            'OBD_SNAPSHOT_UNSUPPORTED',
+            `Writable devices are not supported yet: label "${Label.writable}" is "${writable}"`,
+            { hint: 'Without the label, the container writes to an overlay on the image' },
+          );
+        await this.#mountDevice(base);
+        return this.#mountsOf(record, base);
+      } catch (error) {
+        if (this.#store.find(key)?.id === id) this.#store.remove(key);
+        throw error;
+      }
+    });
+    // That is how containerd learns that nothing has to be fetched.
+    if (mounts === undefined) throw targetExists(labels);
+    return mounts;
   }
 
-  async #discard(path: string): Promise<void> {
+  /**
+   * Commits a remote layer at once, under the name that the pull has for it.
+   * @throws SnapshotError OBD_SNAPSHOT_EXISTS if it is there already.
+   */
+  #commitRemote(id: number, parent: string, labels: Labels): void {
+    const target = labels[Label.targetRef] ?? '';
+    const before = this.#store.find(target);
+    if (before?.parent === parent && before.kind === 'committed') throw targetExists(labels);
+    this.#store.create({
+      id,
+      // containerd finds it by its label and its parent; the name may be another image's.
+      name: before === undefined ? target : `${target}-${id}`,
+      parent,
+      kind: 'committed',
+      labels: { ...labels, [Label.remote]: 'remote snapshot' },
+    });
+  }
+
+  /** Makes an overlaybd layer of what a client has unpacked, if it is one. @returns labels to add, or undefined. */
+  async #writeUnpacked(active: SnapshotRecord, parent: string): Promise<Labels | undefined> {
+    const { id, labels } = active;
+    if (this.#configs.has(id)) return undefined;
+    const parentId = this.#store.find(parent)?.id;
+    if (layerKind(labels) === 'turbo') {
+      await this.#configs.writeTurbo(id, parentId, labels);
+      return {};
+    }
+    const blob = await this.#configs.blobPath(id);
+    if (blob === undefined) return undefined;
+    await this.#configs.writeLocal(id, parentId, labels);
+    return { [Label.localCommitPath]: blob };
+  }
+
+  /** A layer that is being pulled stands on directories only: what is unpacked needs no device. */
+  #baseOf(record: SnapshotRecord): Base {
+    const pulling = record.labels[Label.targetRef] !== undefined || record.labels[Label.type] === 'image';
+    const lowers: string[] = [];
+    for (const ancestor of this.#store.ancestors(record)) {
+      if (!pulling && this.#configs.has(ancestor.id)) {
+        lowers.push(this.#layout.mountpoint(ancestor.id));
+        return { lowers, device: ancestor };
+      }
+      lowers.push(this.#layout.fs(ancestor.id));
+    }
+    return { lowers, device: undefined };
+  }
+
+  async #mountDevice({ device }: Base): Promise<void> {
+    if (device === undefined) return;
+    const { defaultFsType } = this.#options.config;
+    await this.#devices.mounted(device.id, device.labels[Label.fsType] ?? defaultFsType);
+  }
+
+  #mountsOf(record: SnapshotRecord, { lowers }: Base): Mount[] {
+    // An overlaybd blob is unpacked as it is, on nothing.
+    if (this.#configs.has(record.id)) return bindMount(this.#layout.fs(record.id), 'rw', 'bind');
+    return mountsOn(this.#context, record, lowers);
+  }
+
+  /** Detaches the device of a layer that no container stands on. What fails is logged: it can be had later. */
+  async #releaseUnused(layer: SnapshotRecord): Promise<void> {
+    const used = (): boolean =>
+      this.#store.all().some((r) => r.kind !== 'committed' && this.#baseOf(r).device?.id === layer.id);
     try {
+      await this.#devices.release(layer.id, used);
+    } catch (error) {
+      this.#options.log.warn({ snapshot: layer.id, err: error }, 'device without users is not detached');
+    }
+  }
+
+  /** Removes a directory that no snapshot has, with its device. */
+  async #discard(path: string, id: number | undefined): Promise<void> {
+    try {
+      if (id !== undefined) await this.#devices.release(id);
+      const [mounted] = await this.#host.mountsBelow(path);
+      if (mounted !== undefined)
+        throw new SnapshotError('OBD_SNAPSHOT_PRECONDITION', `"${mounted.directory}" is still mounted`);
       await this.#dirs.remove(path);
     } catch (error) {
       this.#options.log.warn(
@@ -146,5 +298,22 @@ export class Snapshotter {
         'directory of a removed snapshot stays until the next cleanup',
       );
     }
+  }
+}
+
+function targetExists(labels: Labels): SnapshotError {
+  return new SnapshotError(
+    'OBD_SNAPSHOT_EXISTS',
+    `target snapshot "${labels[Label.targetRef] ?? ''}" already exists`,
+  );
+}
+
+/** The mount table has real paths. */
+async function openLayout(root: string): Promise<Layout> {
+  try {
+    await mkdir(root, { recursive: true, mode: 0o700 });
+    return new Layout(await realpath(root));
+  } catch (error) {
+    throw ioError(error, `open the root "${root}"`, root);
   }
 }

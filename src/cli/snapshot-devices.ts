@@ -1,0 +1,157 @@
+/** Devices of the snapshotter: attached by the service (`obd service`, `overlaybd-tcmu`), mounted here. */
+import { open } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { DeviceError, OverlaybdError, isSystemError } from '../blob/index.js';
+import type { Logger } from '../log/index.js';
+import { mountFilesystem, unmountFilesystem } from '../native/index.js';
+import {
+  NoServiceError,
+  deviceState,
+  listMounts,
+  type AdminClient,
+  type DeviceInfo,
+} from '../service/index.js';
+import type { DeviceHost } from '../snapshotter/index.js';
+
+/** A service that restarts is back within this. */
+const SERVICE_MS = 5_000;
+/** Somebody else is attaching or detaching the same device: seconds, unless a registry hangs. */
+const SETTLE_MS = 60_000;
+const POLL_MS = 100;
+/** Flags of mount(8) that are no option of the file system, and that an image's device has anyway. */
+const FLAGS = new Set(['ro', 'rw', 'defaults', 'discard', '']);
+
+/** What {@link ServiceDeviceHost} is made of. */
+export interface ServiceDeviceHostOptions {
+  readonly client: AdminClient;
+  readonly log: Logger;
+  /** Separates the names of several snapshotters' devices; -1: there is only one. */
+  readonly tenant: number;
+}
+
+/** A {@link DeviceHost} over the service's admin API. */
+export class ServiceDeviceHost implements DeviceHost {
+  readonly #options: ServiceDeviceHostOptions;
+
+  constructor(options: ServiceDeviceHostOptions) {
+    this.#options = options;
+  }
+
+  async attach(id: number, configPath: string): Promise<string> {
+    const deadline = Date.now() + SETTLE_MS;
+    for (;;) {
+      const found = await this.#find(configPath);
+      if (found?.state === 'ready') return blockDevice(found);
+      if (found === undefined || found.state === 'failed') return this.#attachNew(id, configPath);
+      if (Date.now() > deadline)
+        throw new DeviceError('OBD_DEVICE_BUSY', `Device "${found.id}" is ${found.state} for too long`, {
+          source: configPath,
+        });
+      await sleep(POLL_MS);
+    }
+  }
+
+  async #attachNew(id: number, configPath: string): Promise<string> {
+    const { client, tenant, log } = this.#options;
+    const name = tenant === -1 ? `snap-${id}` : `t${tenant}-${id}`;
+    const body = { configPath, transport: 'auto' } as const;
+    try {
+      return blockDevice(await this.#patiently(() => client.attach({ ...body, id: name })));
+    } catch (error) {
+      // Not ours: perhaps of a snapshotter with another root. The service then chooses the name.
+      if (!(error instanceof OverlaybdError) || error.code !== 'OBD_DEVICE_EXISTS') throw error;
+      log.debug({ dev: name }, 'name of a device is taken');
+      return blockDevice(await client.attach(body));
+    }
+  }
+
+  async detach(configPath: string): Promise<void> {
+    let found: DeviceInfo | undefined;
+    try {
+      found = await this.#find(configPath);
+    } catch (error) {
+      // Without a service there is nothing to detach, or, with TCMU, nobody who could do it now.
+      if (error instanceof NoServiceError) return;
+      throw error;
+    }
+    if (found === undefined) return;
+    await this.#options.client.detach(found.id).catch((error: unknown) => {
+      if (!(error instanceof OverlaybdError) || error.code !== 'OBD_DEVICE_NOT_FOUND') throw error;
+    });
+  }
+
+  async isDead(devicePath: string): Promise<boolean> {
+    return (await deviceState(devicePath)) === 'dead';
+  }
+
+  async mount(devicePath: string, directory: string, type: string, data: string): Promise<void> {
+    const found = (await filesystemOf(devicePath)) ?? type;
+    const options = data.split(',').filter((option) => !FLAGS.has(option));
+    // The journal of an image is never replayed: that would write.
+    if (found === 'ext4' && !options.includes('noload')) options.push('noload');
+    await mountFilesystem(devicePath, directory, found, { readOnly: true, data: options.join(',') });
+  }
+
+  async unmount(directory: string, lazy: boolean): Promise<void> {
+    try {
+      await unmountFilesystem(directory, lazy);
+    } catch (error) {
+      if (!isSystemError(error) || error.code !== 'EBUSY') throw error;
+      throw new DeviceError('OBD_DEVICE_BUSY', `"${directory}" is in use`, {
+        source: directory,
+        cause: error,
+      });
+    }
+  }
+
+  async mountsBelow(directory: string): Promise<{ directory: string; source: string }[]> {
+    return (await listMounts()).filter(
+      (mount) => mount.directory === directory || mount.directory.startsWith(`${directory}/`),
+    );
+  }
+
+  async #find(configPath: string): Promise<DeviceInfo | undefined> {
+    const devices = await this.#patiently(() => this.#options.client.list());
+    const ours = devices.filter((device) => device.configPath === configPath);
+    return ours.find(({ state }) => state !== 'failed') ?? ours[0];
+  }
+
+  /** Waits for a service that is just not there. @throws NoServiceError */
+  async #patiently<T>(call: () => Promise<T>): Promise<T> {
+    const deadline = Date.now() + SERVICE_MS;
+    for (;;)
+      try {
+        return await call();
+      } catch (error) {
+        const passing =
+          error instanceof NoServiceError ||
+          (error instanceof OverlaybdError && error.code === 'OBD_ABORTED');
+        if (!passing || Date.now() > deadline) throw error;
+        await sleep(POLL_MS);
+      }
+  }
+}
+
+function blockDevice({ id, devicePath, transport }: DeviceInfo): string {
+  if (devicePath?.startsWith('/dev/') === true) return devicePath;
+  throw new DeviceError(
+    'OBD_DEVICE_UNSUPPORTED',
+    `Device "${id}" is no block device: it is on ${transport}`,
+    {
+      hint: 'The service needs TCMU, or FUSE and loop devices ("transport" in overlaybd.json)',
+    },
+  );
+}
+
+/** ext4 or EROFS by its magic; undefined for what else there may be. Waits for the device's first blocks. */
+async function filesystemOf(devicePath: string): Promise<string | undefined> {
+  const start = Buffer.alloc(4096);
+  const file = await open(devicePath, 'r');
+  try {
+    await file.read(start, 0, start.length, 0);
+  } finally {
+    await file.close();
+  }
+  if (start.readUInt32LE(1024) === 0xe0f5e1e2) return 'erofs';
+  return start.readUInt16LE(1024 + 56) === 0xef53 ? 'ext4' : undefined;
+}

@@ -1,0 +1,29 @@
+/** How the snapshotter reaches devices, mounts and the mount table; wired where the program starts. Calls may overlap. */
+export interface DeviceHost {
+  /**
+   * Makes a device of an image configuration and waits until it can be opened; one that exists already is as good.
+   * @returns its path.
+   * @throws with the reason that the image gives, when it cannot be opened.
+   */
+  attach(id: number, configPath: string): Promise<string>;
+  /** Takes the device of a configuration away, if there is one. @throws if it is in use. */
+  detach(configPath: string): Promise<void>;
+  /** Whether whoever served this device is gone for good: nothing but errors comes from it. */
+  isDead(devicePath: string): Promise<boolean>;
+  /** Mounts a device, read-only. `type` is what the image says; the device may know better. */
+  mount(devicePath: string, directory: string, type: string, data: string): Promise<void>;
+  /** Unmounts what one sees at a directory; `lazy`: even when it is in use. */
+  unmount(directory: string, lazy: boolean): Promise<void>;
+  /** Mounts at or below a directory: where, and of what. The last at a place is what one sees there. */
+  mountsBelow(directory: string): Promise<readonly { readonly directory: string; readonly source: string }[]>;
+}
+
+/** A host without devices: only ordinary layers work. */
+export const noDevices: DeviceHost = {
+  attach: () => Promise.reject(new Error('this snapshotter was started without devices')),
+  detach: () => Promise.resolve(),
+  isDead: () => Promise.resolve(false),
+  mount: () => Promise.reject(new Error('this snapshotter was started without devices')),
+  unmount: () => Promise.resolve(),
+  mountsBelow: () => Promise.resolve([]),
+};

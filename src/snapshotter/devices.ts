@@ -1,0 +1,132 @@
+/**
+ * Devices of image layers, each mounted once however many containers use it. There is no record of its own: the mount
+ * table says what is mounted, the device host what is attached. So a restart of the snapshotter changes nothing, and
+ * after a restart of everything the next use attaches and mounts again.
+ *
+ *   (nothing) --mounted()--> attached --> mounted --release()--> (nothing)
+ *                               \ cannot be mounted: detached again
+ */
+import { existsSync } from 'node:fs';
+import { readFile, rm, writeFile } from 'node:fs/promises';
+import { DeviceError, ioError } from '../blob/index.js';
+import type { Logger } from '../log/index.js';
+import type { DeviceHost } from './device-host.js';
+import { KeyedLocks } from './keyed-locks.js';
+import type { Layout } from './layout.js';
+
+/** What {@link Devices} is made of. */
+export interface DevicesOptions {
+  readonly host: DeviceHost;
+  readonly layout: Layout;
+  readonly log: Logger;
+  /** How long a device may take to appear. */
+  readonly timeoutMs: number;
+}
+
+/** Stacked mounts that are taken off one mountpoint: more is a loop, not a stack. */
+const MAX_STACKED = 16;
+
+/** See the head of this file. */
+export class Devices {
+  readonly #options: DevicesOptions;
+  readonly #locks = new KeyedLocks();
+
+  constructor(options: DevicesOptions) {
+    this.#options = options;
+  }
+
+  /**
+   * Makes sure that a layer's device is mounted on its mountpoint and alive.
+   * @param fsType `type[;mount options[;...]]`
+   * @throws what the image or the host says; DeviceError when it takes too long. Nothing is left behind, except that a
+   * device which comes too late is there for the next call.
+   */
+  mounted(id: number, fsType: string): Promise<void> {
+    return this.#locks.run(String(id), async () => {
+      const { host, layout, log } = this.#options;
+      const mountpoint = layout.mountpoint(id);
+      const source = await this.#mountedSource(mountpoint);
+      if (source !== undefined) {
+        if (!(await host.isDead(source))) return;
+        log.warn({ snapshot: id, devicePath: source }, 'device lost its service; attaching it again');
+        await this.#unmountAll(mountpoint, true);
+      }
+      const devicePath = await this.#attach(id);
+      const [type = 'ext4', data = ''] = fsType.split(';');
+      try {
+        await writeFile(layout.mark(id), devicePath, { mode: 0o600 });
+        await host.mount(devicePath, mountpoint, type, data);
+      } catch (error) {
+        await host.detach(layout.config(id)).catch((second: unknown) => {
+          log.warn({ snapshot: id, devicePath, err: second }, 'device stays though it was not mounted');
+        });
+        throw ioError(error, `mount the device of snapshot ${id}`, devicePath);
+      }
+      log.info({ snapshot: id, devicePath }, 'device is mounted');
+    });
+  }
+
+  /**
+   * Unmounts and detaches a layer's device, if it has one.
+   * @param used asked when nobody else is busy with it: then it stays.
+   * @throws if it is in use.
+   */
+  release(id: number, used = (): boolean => false): Promise<void> {
+    return this.#locks.run(String(id), async () => {
+      const { host, layout, log } = this.#options;
+      if (used() || !existsSync(layout.block(id))) return;
+      const mountpoint = layout.mountpoint(id);
+      const source = await this.#mountedSource(mountpoint);
+      await this.#unmountAll(mountpoint, source !== undefined && (await host.isDead(source)));
+      // A device is made only of a snapshot that has a configuration.
+      if (existsSync(layout.config(id))) await host.detach(layout.config(id));
+      await rm(layout.mark(id), { force: true });
+      if (source !== undefined) log.info({ snapshot: id, devicePath: source }, 'device is released');
+    });
+  }
+
+  async #attach(id: number): Promise<string> {
+    const { host, layout, log, timeoutMs } = this.#options;
+    const config = layout.config(id);
+    const attaching = host.attach(id, config);
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<'late'>((resolve) => {
+      timer = setTimeout(resolve, timeoutMs, 'late');
+    });
+    try {
+      const result = await Promise.race([attaching, late]);
+      if (result !== 'late') return result;
+    } finally {
+      clearTimeout(timer);
+    }
+    attaching.catch((error: unknown) => {
+      log.warn({ snapshot: id, err: error }, 'device failed after its deadline');
+    });
+    const reason = (await readFile(layout.result(id), 'utf8').catch(() => '')).trim();
+    throw new DeviceError(
+      'OBD_DEVICE_BUSY',
+      `The device of snapshot ${id} is not ready within ${timeoutMs / 1000} s` +
+        (reason.startsWith('failed') ? `: ${reason}` : ''),
+      { source: config, hint: '"obd list" shows what it waits for; "attachTimeout" sets the limit' },
+    );
+  }
+
+  async #mountedSource(mountpoint: string): Promise<string | undefined> {
+    const mounts = await this.#options.host.mountsBelow(mountpoint);
+    return mounts.findLast(({ directory }) => directory === mountpoint)?.source;
+  }
+
+  async #unmountAll(mountpoint: string, lazy: boolean): Promise<void> {
+    for (let n = 0; (await this.#mountedSource(mountpoint)) !== undefined; n++) {
+      if (n === MAX_STACKED)
+        throw new DeviceError('OBD_DEVICE_BUSY', `Cannot unmount "${mountpoint}": it stays mounted`, {
+          source: mountpoint,
+        });
+      try {
+        await this.#options.host.unmount(mountpoint, lazy);
+      } catch (error) {
+        throw ioError(error, `unmount "${mountpoint}"`, mountpoint);
+      }
+    }
+  }
+}
