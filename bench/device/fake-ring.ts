@@ -6,7 +6,7 @@
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
-import { cpus, tmpdir } from 'node:os';
+import { cpus, loadavg, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { BlockDevice, IoWorkers } from '../../src/blockdev/index.js';
 import { openImage, parseImageConfig, plannerModule } from '../../src/image/index.js';
@@ -88,6 +88,8 @@ if (out !== undefined)
         node: process.version,
         cpu: cpus()[0]?.model,
         cpus: cpus().length,
+        // Above the number of processors, others were working too, and the medians say more than the rates.
+        loadAverage: Math.round((loadavg()[0] ?? 0) * 10) / 10,
         results,
       },
       null,

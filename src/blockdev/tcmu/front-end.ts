@@ -211,6 +211,8 @@ export class TcmuFrontEnd implements FrontEnd {
             `Cannot open "${name.configPath}": device id "${deviceId}" is that of "${other.configPath}"`,
             { source: name.configPath },
           );
+    // The kernel gives a number again only after the device is gone: its removal was not heard.
+    await this.#devices.get(event.minor)?.close();
     const device = new TcmuDevice(this.#context, name, name.configPath, event.minor);
     this.#devices.set(event.minor, device);
     try {
