@@ -42,6 +42,9 @@ interface Base {
   readonly device: SnapshotRecord | undefined;
 }
 
+/** Keys of layers that containerd unpacks, with and without a pull: `NAMESPACE/NUMBER/extract-RANDOM CHAIN`. */
+const EXTRACTION = /(?:^|\/)extract-\S+ sha256:[0-9a-f]{64}$/;
+
 /** The kernel's overlayfs knows "index". */
 const OVERLAY_INDEX = '/sys/module/overlay/parameters/index';
 
@@ -249,7 +252,10 @@ export class Snapshotter {
 
   /** A layer that is being pulled stands on directories only: what is unpacked needs no device. */
   #baseOf(record: SnapshotRecord): Base {
-    const pulling = record.labels[Label.targetRef] !== undefined || record.labels[Label.type] === 'image';
+    const pulling =
+      record.labels[Label.targetRef] !== undefined ||
+      record.labels[Label.type] === 'image' ||
+      EXTRACTION.test(record.name);
     const lowers: string[] = [];
     for (const ancestor of this.#store.ancestors(record)) {
       if (!pulling && this.#configs.has(ancestor.id)) {
