@@ -9,7 +9,7 @@ import { promisify } from 'node:util';
 
 import { checkout, fixture, noFixtures } from '../support/fixtures.js';
 import { leftSince, takeSnapshot } from '../support/leaks.js';
-import { noMachine, runInMachine } from '../vm/machine.js';
+import { insideMachine, noMachine, runInMachine } from '../vm/machine.js';
 
 const skip = noFixtures || (process.getuid?.() !== 0 && 'devices and mounts need root');
 const demo = join(checkout, 'scripts', 'demo');
@@ -38,6 +38,7 @@ describe('scripts/demo', { skip }, () => {
   });
 
   test('serves it through TCMU where the kernel has it', { skip: noMachine }, async () => {
+    const image = `oci:${insideMachine(fixture('debian', 'oci-src'))}:debian-slim`;
     const run = await runInMachine(['sh', '-c', `scripts/demo "$1" && ls /tmp`, '-', image]);
     assert.equal(run.status, 0, run.output + run.messages);
     assertShown(run.output, /\/dev\/sd\w+ by tcmu/);

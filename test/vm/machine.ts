@@ -1,5 +1,5 @@
 import { spawn, spawnSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, realpathSync } from 'node:fs';
 import { join } from 'node:path';
 
 import { checkout } from '../support/fixtures.js';
@@ -16,6 +16,14 @@ function whyNoMachine(): string | false {
   // Only a distribution without the kernel is a reason to skip; any other failure shows in the tests.
   const { status } = spawnSync(vmProgram, ['prepare'], { stdio: 'ignore' });
   return status === 3 && 'this distribution has no package user-mode-linux';
+}
+
+/**
+ * Where a file of this machine is seen inside, read-only, wherever it lies: /tmp and its like are empty there, and what a
+ * link points to may be.
+ */
+export function insideMachine(path: string): string {
+  return `/lower${realpathSync(path)}`;
 }
 
 /** How a command in a machine ended. */

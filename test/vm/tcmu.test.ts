@@ -7,7 +7,7 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 
 import { fixturesDir, noFixtures } from '../support/fixtures.js';
-import { noMachine, runInMachine } from './machine.js';
+import { insideMachine, noMachine, runInMachine } from './machine.js';
 
 const scenarios: Readonly<Record<string, string>> = {
   'serve-local':
@@ -29,7 +29,7 @@ const scenarios: Readonly<Record<string, string>> = {
 describe('overlaybd-tcmu in a kernel with TCMU', { skip: noMachine }, () => {
   for (const [script, behaviour] of Object.entries(scenarios)) {
     test(behaviour, { skip: noFixtures }, async () => {
-      const run = await runInMachine([`test/vm/guest/${script}`, fixturesDir ?? ''], {
+      const run = await runInMachine([`test/vm/guest/${script}`, insideMachine(fixturesDir ?? '/')], {
         timeoutSeconds: 300,
       });
       assert.deepEqual(
@@ -42,7 +42,11 @@ describe('overlaybd-tcmu in a kernel with TCMU', { skip: noMachine }, () => {
 
   test('the front end passes its own tests there', async () => {
     const run = await runInMachine(
-      ['node', '--test', '--test-reporter=tap', 'dist/test/system/tcmu.test.js'],
+      [
+        'env',
+        `OBD_FIXTURES=${insideMachine(fixturesDir ?? '/')}`,
+        ...['node', '--test', '--test-reporter=tap', 'dist/test/system/tcmu.test.js'],
+      ],
       {
         timeoutSeconds: 300,
       },
