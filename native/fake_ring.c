@@ -1,5 +1,4 @@
-#include "fake_ring.h"
-#include "scsi.h"
+#include "fake_ring_internal.h"
 #include "tcmu_handler.h"
 #include "tcmu_uapi.h"
 #include <errno.h>
@@ -12,36 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum {
-    BLOCK = 4096,
-    RING_OFFSET = 128, // after the mailbox, as the kernel has it
-    MAX_DEPTH = 1024,
-    MAX_BLOCKS = 1024, // of one command
-    PATIENCE_MS = 10000,
-    SAMPLES = 1 << 20, // latencies kept
-};
-
-struct command {
-    int busy, write;
-    uint64_t offset, length, started;
-    uint32_t block_count, *blocks;
-    uint8_t status;
-    uint8_t sense[SCSI_SENSE_LENGTH];
-};
-
-struct fake_ring {
-    struct fake_ring_options options;
-    int fd; // our end of the socket
-    unsigned char *map;
-    size_t map_size, data_offset;
-    uint32_t head, cleaned; // offsets in the ring, ours
-    uint32_t *free_blocks, free_count;
-    struct command commands[MAX_DEPTH + 1]; // by id; 0 is no id
-    uint64_t random;
-    unsigned char *expected; // scratch of one command
-};
-
-static uint64_t now(void)
+uint64_t fake_ring_now(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -49,7 +19,7 @@ static uint64_t now(void)
 }
 
 // xorshift64*
-static uint64_t next_random(struct fake_ring *f)
+uint64_t fake_ring_next_random(struct fake_ring *f)
 {
     f->random ^= f->random >> 12;
     f->random ^= f->random << 25;
@@ -123,7 +93,7 @@ void fake_ring_destroy(struct fake_ring *f)
     free(f);
 }
 
-static void wake(struct fake_ring *f)
+void fake_ring_wake(struct fake_ring *f)
 {
     uint32_t one = 1;
     ssize_t n = write(f->fd, &one, sizeof one);
@@ -154,8 +124,8 @@ static unsigned char *reserve(struct fake_ring *f, uint32_t length)
 }
 
 // Places a command in the ring; 0, or -EAGAIN when ring or data area are full. data: what to write, or NULL.
-static int submit(struct fake_ring *f, uint16_t id, const uint8_t *cdb, const unsigned char *data,
-                  int scatter)
+int fake_ring_submit(struct fake_ring *f, uint16_t id, const uint8_t *cdb, const unsigned char *data,
+                     int scatter)
 {
     struct command *c = &f->commands[id];
     uint32_t blocks = (uint32_t)((c->length + BLOCK - 1) / BLOCK);
@@ -184,7 +154,7 @@ static int submit(struct fake_ring *f, uint16_t id, const uint8_t *cdb, const un
         c->blocks = malloc(blocks * sizeof *c->blocks);
     }
     for (uint32_t i = 0; i < blocks; i++) {
-        uint32_t pick = scatter ? (uint32_t)(next_random(f) % f->free_count) : f->free_count - 1;
+        uint32_t pick = scatter ? (uint32_t)(fake_ring_next_random(f) % f->free_count) : f->free_count - 1;
         uint32_t block = f->free_blocks[pick];
         f->free_blocks[pick] = f->free_blocks[--f->free_count];
         c->blocks[i] = block;
@@ -204,7 +174,7 @@ static int submit(struct fake_ring *f, uint16_t id, const uint8_t *cdb, const un
     }
     e->req.iov_cnt = count;
     c->busy = 1;
-    c->started = now();
+    c->started = fake_ring_now();
     f->head = (f->head + length) % f->options.ring_size;
     publish_head(f);
     return 0;
@@ -220,7 +190,7 @@ static void copy_back(struct fake_ring *f, struct command *c, unsigned char *int
 }
 
 // The next answer: its id, 0 when there is none, -EPROTO for an answer to nothing.
-static int reap(struct fake_ring *f)
+int fake_ring_reap(struct fake_ring *f)
 {
     for (;;) {
         uint32_t tail = __atomic_load_n(&mailbox(f)->cmd_tail, __ATOMIC_ACQUIRE);
@@ -243,7 +213,7 @@ static int reap(struct fake_ring *f)
     }
 }
 
-static void release(struct fake_ring *f, struct command *c)
+void fake_ring_release(struct fake_ring *f, struct command *c)
 {
     for (uint32_t i = 0; i < c->block_count; i++)
         f->free_blocks[f->free_count++] = c->blocks[i];
@@ -251,7 +221,7 @@ static void release(struct fake_ring *f, struct command *c)
 }
 
 // Waits for the handler's kick. False after PATIENCE_MS without one.
-static int wait_kick(struct fake_ring *f)
+int fake_ring_wait_kick(struct fake_ring *f)
 {
     struct pollfd p = {f->fd, POLLIN, 0};
     if (poll(&p, 1, PATIENCE_MS) <= 0)
@@ -261,7 +231,7 @@ static int wait_kick(struct fake_ring *f)
     return n > 0;
 }
 
-static void put_cdb(uint8_t *cdb, int opcode, uint64_t lba, uint32_t count)
+void fake_ring_put_cdb(uint8_t *cdb, int opcode, uint64_t lba, uint32_t count)
 {
     memset(cdb, 0, SCSI_CDB_MAX);
     cdb[0] = (uint8_t)opcode;
@@ -269,111 +239,6 @@ static void put_cdb(uint8_t *cdb, int opcode, uint64_t lba, uint32_t count)
         cdb[2 + i] = (uint8_t)(lba >> (56 - 8 * i));
     for (int i = 0; i < 4; i++)
         cdb[10 + i] = (uint8_t)(count >> (24 - 8 * i));
-}
-
-static int overlaps(struct fake_ring *f, uint64_t offset, uint32_t length, uint32_t depth)
-{
-    for (uint32_t i = 1; i <= depth; i++)
-        if (f->commands[i].busy && f->commands[i].offset < offset + length &&
-            offset < f->commands[i].offset + f->commands[i].length)
-            return 1;
-    return 0;
-}
-
-static int compare(const void *a, const void *b)
-{
-    const uint32_t *x = a, *y = b;
-    return *x < *y ? -1 : *x > *y;
-}
-
-void fake_ring_run(struct fake_ring *f, const struct fake_ring_load *load, struct fake_ring_result *r)
-{
-    memset(r, 0, sizeof *r);
-    uint32_t *samples = malloc(SAMPLES * sizeof *samples);
-    uint64_t sample_count = 0, submitted = 0, units = f->options.device_size / load->length, at = 0;
-    uint32_t in_flight = 0;
-    uint16_t free_ids[MAX_DEPTH];
-    uint32_t id_count = 0;
-    if (!samples || load->depth > MAX_DEPTH || load->length > MAX_BLOCKS * BLOCK || units == 0) {
-        free(samples);
-        r->error = -EINVAL;
-        return;
-    }
-    for (uint32_t i = load->depth; i > 0; i--)
-        free_ids[id_count++] = (uint16_t)i;
-    f->random = load->seed * 2 + 1;
-    uint64_t start = now();
-    while (r->operations < load->operations && !r->error) {
-        int fresh = 0;
-        while (id_count > 0 && submitted < load->operations) {
-            uint16_t id = free_ids[id_count - 1];
-            struct command *c = &f->commands[id];
-            c->write = next_random(f) % 100 < load->writes;
-            do
-                c->offset = (load->sequential ? at++ % units : next_random(f) % units) * load->length;
-            while (load->writes && overlaps(f, c->offset, load->length, load->depth));
-            c->length = load->length;
-            uint8_t cdb[SCSI_CDB_MAX];
-            put_cdb(cdb, c->write ? 0x8a : 0x88, c->offset / 512, load->length / 512);
-            if (c->write) {
-                for (uint32_t i = 0; i < load->length; i += 8) {
-                    uint64_t v = next_random(f);
-                    memcpy(f->expected + i, &v, 8);
-                }
-                if (f->options.verify_fd >= 0 &&
-                    pwrite(f->options.verify_fd, f->expected, load->length, (off_t)c->offset) != load->length)
-                    r->error = -errno;
-            }
-            if (submit(f, id, cdb, c->write ? f->expected : NULL, load->scatter) < 0)
-                break;
-            id_count--;
-            submitted++;
-            in_flight++;
-            fresh = 1;
-        }
-        if (fresh)
-            wake(f);
-        int reaped = 0, id;
-        while ((id = reap(f)) != 0) {
-            if (id < 0) {
-                r->violations++;
-                continue;
-            }
-            struct command *c = &f->commands[id];
-            uint64_t took = (now() - c->started) / 100; // tenths of a microsecond
-            samples[sample_count++ % SAMPLES] = took > UINT32_MAX ? UINT32_MAX : (uint32_t)took;
-            if (c->status != SCSI_GOOD) {
-                r->failed++;
-            } else if (!c->write && f->options.verify_fd >= 0) {
-                // Block by block, against the file.
-                ssize_t n = pread(f->options.verify_fd, f->expected, c->length, (off_t)c->offset);
-                int wrong = n != (ssize_t)c->length;
-                for (uint32_t i = 0; i < c->block_count; i++) {
-                    uint64_t left = c->length - (uint64_t)i * BLOCK;
-                    wrong |= memcmp(f->map + f->data_offset + (uint64_t)c->blocks[i] * BLOCK,
-                                    f->expected + (uint64_t)i * BLOCK, left < BLOCK ? left : BLOCK) != 0;
-                }
-                r->wrong += (uint64_t)wrong;
-            }
-            release(f, c);
-            free_ids[id_count++] = (uint16_t)id;
-            in_flight--;
-            r->operations++;
-            reaped = 1;
-        }
-        if (!reaped && in_flight > 0 && !wait_kick(f))
-            r->error = -ETIMEDOUT;
-    }
-    r->seconds = (double)(now() - start) / 1e9;
-    uint64_t n = sample_count < SAMPLES ? sample_count : SAMPLES;
-    if (n > 0) {
-        qsort(samples, n, sizeof *samples, compare);
-        r->p50 = samples[n / 2] / 10.0;
-        r->p99 = samples[n - 1 - n / 100] / 10.0;
-        r->p999 = samples[n - 1 - n / 1000] / 10.0;
-        r->longest = samples[n - 1] / 10.0;
-    }
-    free(samples);
 }
 
 int fake_ring_command(struct fake_ring *f, const uint8_t *cdb, void *data, uint32_t length, uint8_t *sense)
@@ -384,18 +249,18 @@ int fake_ring_command(struct fake_ring *f, const uint8_t *cdb, void *data, uint3
     c->write = 0;
     if (length > 65536)
         return -EINVAL;
-    int r = submit(f, 1, cdb, data, 1);
+    int r = fake_ring_submit(f, 1, cdb, data, 1);
     if (r < 0)
         return r;
-    wake(f);
-    while ((r = reap(f)) == 0)
-        if (!wait_kick(f))
+    fake_ring_wake(f);
+    while ((r = fake_ring_reap(f)) == 0)
+        if (!fake_ring_wait_kick(f))
             return -ETIMEDOUT;
     if (r < 0)
         return r;
     copy_back(f, c, data);
     memcpy(sense, c->sense, sizeof c->sense);
-    release(f, c);
+    fake_ring_release(f, c);
     return c->status;
 }
 
@@ -403,12 +268,12 @@ void fake_ring_attack(struct fake_ring *f, enum fake_ring_attack attack, uint64_
 {
     f->random = seed * 2 + 1;
     uint8_t cdb[SCSI_CDB_MAX];
-    put_cdb(cdb, 0x88, 0, 8);
+    fake_ring_put_cdb(cdb, 0x88, 0, 8);
     struct command *c = &f->commands[1];
     c->length = BLOCK;
     uint32_t before = f->head;
     uint32_t hidden = mailbox(f)->cmd_head;
-    if (submit(f, 1, cdb, NULL, 0) < 0)
+    if (fake_ring_submit(f, 1, cdb, NULL, 0) < 0)
         return;
     __atomic_store_n(&mailbox(f)->cmd_head, hidden, __ATOMIC_RELEASE); // nobody was woken yet
     struct tcmu_cmd_entry *e = (struct tcmu_cmd_entry *)(f->map + RING_OFFSET + before);
@@ -437,20 +302,20 @@ void fake_ring_attack(struct fake_ring *f, enum fake_ring_attack attack, uint64_
     case ATTACK_GARBAGE:
         for (int round = 0; round < 200; round++) {
             for (int i = 0; i < 64; i++) {
-                uint64_t v = next_random(f);
-                uint32_t where = (uint32_t)(next_random(f) % (f->options.ring_size - 8)) & ~7u;
+                uint64_t v = fake_ring_next_random(f);
+                uint32_t where = (uint32_t)(fake_ring_next_random(f) % (f->options.ring_size - 8)) & ~7u;
                 if (i % 4 == 0) // plausible headers get further
                     v = (v & 0xffffffff00000000) | (64 + (v & 0x1f8)) | TCMU_OP_CMD;
                 memcpy(f->map + RING_OFFSET + where, &v, 8);
             }
-            f->head = (uint32_t)(next_random(f) % f->options.ring_size) & ~7u;
+            f->head = (uint32_t)(fake_ring_next_random(f) % f->options.ring_size) & ~7u;
             publish_head(f);
-            wake(f);
+            fake_ring_wake(f);
             struct timespec pause = {0, 200000};
             nanosleep(&pause, NULL);
         }
         return;
     }
     publish_head(f);
-    wake(f);
+    fake_ring_wake(f);
 }
