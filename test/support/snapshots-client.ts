@@ -3,7 +3,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
-import { credentials, type ServiceError } from '@grpc/grpc-js';
+import { Metadata, credentials, type ServiceError } from '@grpc/grpc-js';
 import { silentLogger } from '../../src/log/index.js';
 import {
   Snapshotter,
@@ -33,7 +33,13 @@ export const Code = { INVALID: 3, NOT_FOUND: 5, EXISTS: 6, PRECONDITION: 9, UNIM
 export class TestClient {
   readonly #client: InstanceType<typeof SnapshotsClient>;
 
-  constructor(address: string) {
+  readonly #snapshotter: string;
+  readonly #metadata = new Metadata();
+
+  /** @param through containerd's own service in front of a snapshotter: its name, and a namespace. */
+  constructor(address: string, through?: { readonly snapshotter: string; readonly namespace: string }) {
+    this.#snapshotter = through?.snapshotter ?? '';
+    if (through !== undefined) this.#metadata.set('containerd-namespace', through.namespace);
     this.#client = new SnapshotsClient(`unix:${address}`, credentials.createInsecure());
   }
 
@@ -41,10 +47,15 @@ export class TestClient {
     return new Promise((resolve, reject) => {
       const call = this.#client[method];
       if (call === undefined) throw new TypeError(`no method ${method}`);
-      call.call(this.#client, request, (error: ServiceError | null, response: T) => {
-        if (error === null) resolve(response);
-        else reject(error);
-      });
+      call.call(
+        this.#client,
+        { snapshotter: this.#snapshotter, ...request },
+        this.#metadata,
+        (error: ServiceError | null, response: T) => {
+          if (error === null) resolve(response);
+          else reject(error);
+        },
+      );
     });
   }
 
@@ -92,7 +103,11 @@ export class TestClient {
       if (call === undefined) throw new TypeError('no method List');
       const infos: WireInfo[] = [];
       const batches: number[] = [];
-      const stream = call.call(this.#client, { filters }) as unknown as NodeJS.ReadableStream;
+      const stream = call.call(
+        this.#client,
+        { snapshotter: this.#snapshotter, filters },
+        this.#metadata,
+      ) as unknown as NodeJS.ReadableStream;
       stream.on('data', ((message: { info: WireInfo[] }) => {
         batches.push(message.info.length);
         infos.push(...message.info);
