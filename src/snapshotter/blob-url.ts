@@ -23,7 +23,7 @@ export function blobUrl(ref: string, mirrors: readonly Mirror[] = []): string {
   const host = named ? first : HUB;
   const path = named ? name.slice(slash + 1) : name;
   const repository = host === HUB && !path.includes('/') ? `library/${path}` : path;
-  if (!/^[a-z0-9]+(?:[._/-]+[a-z0-9]+)*$/.test(repository) || !/^[\w.:[\]-]+$/.test(host))
+  if (!/^[a-z0-9]+(?:(?:[._/]|__|-+)[a-z0-9]+)*$/.test(repository) || !/^[\w.:[\]-]+$/.test(host))
     throw new SnapshotError('OBD_SNAPSHOT_INVALID', `"${ref.slice(0, 200)}" is no image reference`);
   const scheme = mirrors.some((mirror) => mirror.host === host && mirror.insecure) ? 'http' : 'https';
   return `${scheme}://${host === HUB ? HUB_REGISTRY : host}/v2/${repository}/blobs`;
