@@ -89,6 +89,7 @@ func start(program, root string) (snapshots.Snapshotter, func() error, error) {
 	if err != nil {
 		server.Process.Kill()
 		<-ended
+		os.RemoveAll(run)
 		return nil, nil, fmt.Errorf("the server does not answer: %w\n%s", err, said.String())
 	}
 	cleanup := func() error {
