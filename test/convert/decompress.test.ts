@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import test from 'node:test';
 import { gzipSync } from 'node:zlib';
 import { compress } from 'zstd-napi';
 import { layerPacking, unpackLayer } from '../../src/convert/index.js';
+import { checkout } from '../support/fixtures.js';
 
 async function* inChunks(bytes: Uint8Array, size: number): AsyncGenerator<Uint8Array> {
   for (let at = 0; at < bytes.byteLength; at += size) yield bytes.subarray(at, at + size);
@@ -91,20 +93,32 @@ test('unpackLayer() reads the blob to its end, where its digest is checked', asy
   }
 });
 
-test('unpackLayer() holds little of a layer that packs ten thousand to one', async () => {
-  const [members, each] = [32, 16 * 2 ** 20];
-  const size = members * each;
-  for (const pack of [gzipSync, compress]) {
-    const packed = Buffer.concat(Array<Buffer>(members).fill(pack(Buffer.alloc(each))));
-    let seen = 0;
-    let most = 0;
-    for await (const part of unpackLayer(inChunks(packed, 2 ** 20), 'test')) {
-      seen += part.byteLength;
-      if (seen % 2 ** 25 < part.byteLength) most = Math.max(most, process.memoryUsage().arrayBuffers);
-    }
-    assert.equal(seen, size);
-    assert.ok(most < 128 * 2 ** 20, `${most} bytes`);
+/** In a process of its own: what other tests left for the collector does not count. Prints the most buffers held. */
+const unpackBomb = `
+const { gzipSync } = await import('node:zlib');
+const { compress } = (await import('zstd-napi')).default;
+const { unpackLayer } = await import(process.argv[1]);
+const [members, each] = [32, 16 * 2 ** 20];
+for (const pack of [gzipSync, compress]) {
+  const packed = Buffer.concat(Array(members).fill(pack(Buffer.alloc(each))));
+  let [seen, most] = [0, 0];
+  for await (const part of unpackLayer((async function* () { yield packed; })(), 'test')) {
+    seen += part.byteLength;
+    if (seen % 2 ** 25 < part.byteLength) most = Math.max(most, process.memoryUsage().arrayBuffers);
   }
+  console.log(seen === members * each ? most : 'wrong length');
+}`;
+
+test('unpackLayer() holds little of a layer that packs ten thousand to one', () => {
+  const module = new URL('../../src/convert/decompress.js', import.meta.url).href;
+  const { stdout, stderr } = spawnSync(
+    process.execPath,
+    ['--input-type=module', '-e', unpackBomb, '--', module],
+    { cwd: checkout, encoding: 'utf8' },
+  );
+  const most = stdout.trim().split('\n').map(Number);
+  assert.equal(most.length, 2, stderr);
+  for (const bytes of most) assert.ok(bytes < 128 * 2 ** 20, `${bytes} bytes`);
 });
 
 test('unpackLayer() that is broken off ends the iteration of the blob', async () => {
