@@ -29,6 +29,9 @@ export interface BlockDeviceSuite {
 
 const SIZE = (3 << 20) + 512;
 
+/** For node:test's `skip`. */
+const unless = (supported: boolean, why: string): string | false => !supported && why;
+
 /** Bytes that say where they are, so that a misplaced block shows. */
 export function pattern(offset: number, length: number, salt = 0): Uint8Array {
   const out = new Uint8Array(length);
@@ -91,47 +94,59 @@ export function blockDeviceSuite(name: string, suite: BlockDeviceSuite): void {
         );
       }));
 
-    test('refuses what lies outside, and goes on', { skip: !supports.outOfRange }, () =>
-      withDevice(true, async (c) => {
-        for (const [offset, length] of [
-          [SIZE, 512],
-          [SIZE - 512, 1024],
-          [2 ** 40, 512],
-        ] as const)
-          await assert.rejects(c.read(offset, length));
-        equal(await c.read(0, 512), pattern(0, 512), 'after the refusals');
-      }),
+    test(
+      'refuses what lies outside, and goes on',
+      { skip: unless(supports.outOfRange, 'this client cannot ask outside the device') },
+      () =>
+        withDevice(true, async (c) => {
+          for (const [offset, length] of [
+            [SIZE, 512],
+            [SIZE - 512, 1024],
+            [2 ** 40, 512],
+          ] as const)
+            await assert.rejects(c.read(offset, length));
+          equal(await c.read(0, 512), pattern(0, 512), 'after the refusals');
+        }),
     );
 
-    test('refuses to change a read-only image', { skip: !supports.write }, () =>
-      withDevice(true, async (c) => {
-        await assert.rejects(c.write(0, pattern(0, 512, 1)));
-        equal(await c.read(0, 512), pattern(0, 512), 'after the refusal');
-      }),
+    test(
+      'refuses to change a read-only image',
+      { skip: unless(supports.write, 'this front end is read-only here') },
+      () =>
+        withDevice(true, async (c) => {
+          await assert.rejects(c.write(0, pattern(0, 512, 1)));
+          equal(await c.read(0, 512), pattern(0, 512), 'after the refusal');
+        }),
     );
 
-    test('gives back what was written, and leaves the rest alone', { skip: !supports.write }, () =>
-      withDevice(false, async (c) => {
-        await c.write(4096, pattern(4096, 8192, 1));
-        await c.write(SIZE - 512, pattern(SIZE - 512, 512, 2));
-        await c.write(1 << 20, pattern(1 << 20, 1 << 20, 3));
-        await c.flush();
-        equal(await c.read(0, 4096), pattern(0, 4096), 'before');
-        equal(await c.read(4096, 8192), pattern(4096, 8192, 1), 'written');
-        equal(await c.read(12288, 4096), pattern(12288, 4096), 'after');
-        equal(await c.read(SIZE - 512, 512), pattern(SIZE - 512, 512, 2), 'last sector');
-        equal(await c.read(1 << 20, 1 << 20), pattern(1 << 20, 1 << 20, 3), 'large');
-      }),
+    test(
+      'gives back what was written, and leaves the rest alone',
+      { skip: unless(supports.write, 'this front end is read-only here') },
+      () =>
+        withDevice(false, async (c) => {
+          await c.write(4096, pattern(4096, 8192, 1));
+          await c.write(SIZE - 512, pattern(SIZE - 512, 512, 2));
+          await c.write(1 << 20, pattern(1 << 20, 1 << 20, 3));
+          await c.flush();
+          equal(await c.read(0, 4096), pattern(0, 4096), 'before');
+          equal(await c.read(4096, 8192), pattern(4096, 8192, 1), 'written');
+          equal(await c.read(12288, 4096), pattern(12288, 4096), 'after');
+          equal(await c.read(SIZE - 512, 512), pattern(SIZE - 512, 512, 2), 'last sector');
+          equal(await c.read(1 << 20, 1 << 20), pattern(1 << 20, 1 << 20, 3), 'large');
+        }),
     );
 
-    test('reads zeroes where it was discarded', { skip: !supports.discard }, () =>
-      withDevice(false, async (c) => {
-        await c.discard(8192, 4096);
-        await c.flush();
-        equal(await c.read(4096, 12288).then((b) => b.subarray(4096, 8192)), new Uint8Array(4096), 'hole');
-        equal(await c.read(4096, 4096), pattern(4096, 4096), 'before');
-        equal(await c.read(12288, 4096), pattern(12288, 4096), 'after');
-      }),
+    test(
+      'reads zeroes where it was discarded',
+      { skip: unless(supports.discard, 'this client cannot discard') },
+      () =>
+        withDevice(false, async (c) => {
+          await c.discard(8192, 4096);
+          await c.flush();
+          equal(await c.read(4096, 12288).then((b) => b.subarray(4096, 8192)), new Uint8Array(4096), 'hole');
+          equal(await c.read(4096, 4096), pattern(4096, 4096), 'before');
+          equal(await c.read(12288, 4096), pattern(12288, 4096), 'after');
+        }),
     );
 
     test('can be taken away under load: every command ends', () =>
