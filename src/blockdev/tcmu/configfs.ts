@@ -99,7 +99,11 @@ async function waitForDisk(names: TcmuNames): Promise<string> {
   const deadline = performance.now() + DISK_DEADLINE_MS;
   for (;;) {
     const disk = await diskOf(address);
-    if (disk !== undefined && (await exists(`/dev/${disk}`))) return disk;
+    if (disk !== undefined && (await exists(`/sys/block/${disk}`)) && (await exists(`/dev/${disk}`))) {
+      // By its address: the disk's own entries come and go while the kernel sets it up.
+      await blocking.write(`/sys/class/scsi_device/${address}:0/device/timeout`, NO_TIMEOUT);
+      return disk;
+    }
     if (performance.now() > deadline)
       throw new DeviceError(
         'OBD_DEVICE_KERNEL',
@@ -152,7 +156,6 @@ export async function createTcmuDevice(names: TcmuNames, configPath: string): Pr
     await blocking.write(`${target}/tpgt_1/nexus`, names.naa);
     await blocking.symlink(backstore, `${target}/tpgt_1/lun/lun_0/${names.device}`);
     const disk = await waitForDisk(names);
-    await blocking.write(`/sys/block/${disk}/device/timeout`, NO_TIMEOUT);
     return `/dev/${disk}`;
   } catch (error) {
     await removeTcmuDevice(names).catch(() => undefined); // the first failure is the one to tell
