@@ -318,7 +318,13 @@ export class SharedBlob {
       for (const unit of stale) this.#refetching.set(unit, work);
       underWay.push(work);
     }
-    await untilAborted(Promise.all(underWay), `refetch of "${this.key}"`, options.signal);
+    // All of it, also after a failure: whoever is told has nothing of this call under way any more.
+    const ended = await untilAborted(
+      Promise.allSettled(underWay),
+      `refetch of "${this.key}"`,
+      options.signal,
+    );
+    for (const one of ended) if (one.status === 'rejected') throw one.reason;
   }
 
   async #refetchUnits(units: readonly number[], source: UnitSource): Promise<void> {

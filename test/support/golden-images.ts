@@ -1,13 +1,12 @@
 import { createHash } from 'node:crypto';
 import { execFileSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, symlinkSync } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { extentsOf, type ReadableBlob } from '../../src/blob/index.js';
 import { silentLogger } from '../../src/log/index.js';
 import { parseImageConfig, type ImageConfig } from '../../src/image/index.js';
 import type { DeviceDump } from './device-dump.js';
-import { fixture } from './fixtures.js';
+import { checkout, fixture } from './fixtures.js';
 
 /** An image of sets.json. */
 export interface GoldenSet {
@@ -24,13 +23,15 @@ export function goldenSets(): readonly GoldenSet[] {
 
 /**
  * A directory that looks like the fixtures, with packed files unpacked: links to the originals, and the unpacked files.
- * Made once per version of the fixtures and kept in the system's temporary directory. Not to be written to.
+ * Made once per version and place of the fixtures and kept in the checkout's `build`: nobody else's files are trusted, and
+ * links never outlive the checkout they were made for. Not to be written to.
  */
 export function unpackedFixtures(): string {
-  const sums = createHash('sha256')
+  const key = createHash('sha256')
     .update(readFileSync(fixture('SHA256SUMS')))
+    .update(fixture())
     .digest('hex');
-  const root = join(tmpdir(), `obd-golden-${sums.slice(0, 16)}`);
+  const root = join(checkout, 'build', `golden-${key.slice(0, 16)}`);
   if (existsSync(root)) return root;
   const making = `${root}.${process.pid}`;
   rmSync(making, { recursive: true, force: true });
