@@ -118,7 +118,8 @@ fetch_node() {
   say "fetching Node.js 22 (found: $found)"
   command -v npm >/dev/null || install_packages npm:/usr/bin/npm
   rm -rf "$cache/node" "$cache/node.new"
-  npm install --silent --no-save --prefix "$cache/node.new" "node-linux-$machine@22" npm@11 >/dev/null
+  npm install --loglevel error --no-save --prefix "$cache/node.new" "node-linux-$machine@22" npm@11 >/dev/null ||
+    fail 'npm cannot fetch Node.js from its registry; install Node.js 20.19 or later by hand, or mend what npm says above'
   mv "$cache/node.new/node_modules/npm" "$cache/node.new/node_modules/node-linux-$machine/npm"
   ln -s ../npm/bin/npm-cli.js "$cache/node.new/node_modules/node-linux-$machine/bin/npm"
   ln -s ../npm/bin/npx-cli.js "$cache/node.new/node_modules/node-linux-$machine/bin/npx"
