@@ -17,7 +17,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[] | 'anything'>> = {
   cache: ['blob', 'log', 'native'],
   registryblob: ['blob', 'log'],
   registryserver: ['blob', 'log'],
-  oci: ['blob', 'log', 'registryblob'],
+  oci: ['blob', 'log', 'tar', 'registryblob'],
   blockdev: ['blob', 'log', 'native'],
   image: ['blob', 'log', 'native', 'cache', 'registryblob', ...formats],
   convert: ['blob', 'log', 'native', 'registryblob', 'oci', ...formats],

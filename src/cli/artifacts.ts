@@ -62,11 +62,11 @@ export interface Artifacts {
 
 /** True for names of images rather than of files. */
 export function isImageName(name: string): boolean {
-  return name.startsWith('docker://') || name.startsWith('oci:');
+  return /^(docker:\/\/|oci:|oci-archive:|docker-archive:)/.test(name);
 }
 
 /**
- * Finds what a name on the command line stands for: `docker://` and `oci:` images, image configurations (JSON), layer
+ * Finds what a name on the command line stands for: images (`docker://`, `oci:`, archives of both kinds), image configurations (JSON), layer
  * files, and directories that hold a layer.
  * @param platform as the user wrote it.
  * @throws ConfigError that says what to write instead, IoError, RegistryError

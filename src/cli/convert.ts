@@ -18,6 +18,7 @@ interface ConvertCommandOptions extends RegistryOptions {
   readonly docker?: boolean;
   readonly platform?: string;
   readonly workdir: string;
+  readonly force?: boolean;
   readonly json?: boolean;
   readonly quiet?: boolean;
 }
@@ -40,7 +41,10 @@ function wholeNumber(what: string, least: number, most: number): (text: string) 
 function configure(command: Command): Command {
   command
     .description('Convert an OCI or Docker image into an overlaybd image.')
-    .argument('<source>', 'docker://HOST/REPOSITORY:TAG, oci:DIRECTORY[:TAG] or a bare reference')
+    .argument(
+      '<source>',
+      'docker://HOST/REPOSITORY:TAG, oci:DIRECTORY[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:REFERENCE] or a bare reference',
+    )
     .argument('<target>', 'the same forms; its tag moves when everything is there')
     .addOption(
       new Option('--vsize <GiB>', 'size of the virtual disk')
@@ -57,6 +61,7 @@ function configure(command: Command): Command {
     .addOption(new Option('--oci', "write OCI media types (default: the source's)").conflicts('docker'))
     .option('--docker', "write Docker media types (default: the source's)")
     .option('--workdir <dir>', 'where work files go', process.env['TMPDIR'] ?? tmpdir())
+    .option('-f, --force', 'an archive may take the place of a file')
     .option('--json', 'print the result as JSON')
     .option('--quiet', 'no progress');
   return addRegistryOptions(command).action(convert);
@@ -90,9 +95,9 @@ async function convert(
   process.on('SIGINT', stop).on('SIGTERM', stop);
   const progress = byteProgress('convert', options.quiet === true || options.json === true);
   const started = Date.now();
+  const source = openImageSource(sourceName, client);
+  const target = openImageTarget(targetName, client, { replace: options.force === true });
   try {
-    const source = openImageSource(sourceName, client);
-    const target = openImageTarget(targetName, client);
     const mediaTypes = options.oci === true ? 'oci' : options.docker === true ? 'docker' : undefined;
     const result = await convertImage(source, target, {
       workDir: options.workdir,
@@ -123,6 +128,8 @@ async function convert(
   } finally {
     progress.stop();
     process.off('SIGINT', stop).off('SIGTERM', stop);
+    await target.close();
+    await source.close();
     await client.close();
   }
 }

@@ -1,6 +1,6 @@
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
-import { FormatError, ioError } from '../blob/index.js';
+import { ConfigError, FormatError, ioError } from '../blob/index.js';
 import { parseImageName } from '../oci/index.js';
 import { blobUrl, parseReference } from '../registryblob/index.js';
 import type { ImageResolver } from '../service/index.js';
@@ -13,6 +13,12 @@ import { findArtifacts, type LayerArtifact } from './artifacts.js';
  */
 export const resolveImage: ImageResolver = async (image, dir, opener, { plainHttp }) => {
   const name = parseImageName(image);
+  if (name.kind !== 'docker' && name.kind !== 'oci')
+    throw new ConfigError(
+      'OBD_CONFIG_VALUE',
+      `Cannot attach "${image}": layers in an archive have no place of their own`,
+      { source: image, hint: 'Copy it to a layout first: skopeo copy ARCHIVE oci:DIRECTORY:TAG' },
+    );
   const host = name.kind === 'docker' ? parseReference(name.reference).host : undefined;
   if (plainHttp && host !== undefined) opener.client.allowPlainHttp(host);
   const { layers } = await findArtifacts(image, opener.client, undefined);

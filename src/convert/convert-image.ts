@@ -94,6 +94,7 @@ export async function convertImage(
   options: ConvertOptions,
 ): Promise<ConvertedImage> {
   const read = options.signal === undefined ? {} : { signal: options.signal };
+  await target.check?.();
   const document = await resolveManifest(source, options.platform ?? hostPlatform(), read);
   const { manifest } = document;
   checkLayers(manifest, source.name);

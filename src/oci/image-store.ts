@@ -1,8 +1,10 @@
 /**
- * Where images come from and go to. Two kinds of place, each behind the same two interfaces:
+ * Where images come from and go to. Each kind of place is behind the same two interfaces:
  *
- *   docker://host[:port]/repository[:tag][@digest]   a registry            (registry-image.ts)
- *   oci:DIRECTORY[:tag]                              an OCI image layout   (layout-image.ts)
+ *   docker://host[:port]/repository[:tag][@digest]   a registry                 (registry-image.ts)
+ *   oci:DIRECTORY[:tag]                              an OCI image layout        (layout-image.ts)
+ *   oci-archive:FILE[:tag]                           a layout in a tar          (archive-image.ts, archive-target.ts)
+ *   docker-archive:FILE[:reference]                  what docker save writes    (docker-archive.ts, archive-target.ts)
  *
  * Everything read is checked against its digest before it is believed; everything written becomes visible under its
  * name only when it is complete: blobs first, manifests after the blobs they name, the tag last.
@@ -73,6 +75,10 @@ export interface ImageTarget {
   readonly name: string;
   /** Repository within the registry, if it is one: `mountFrom` of another push to the same host. */
   readonly repository: string | undefined;
+  /** True if its format has no place for an index of several images. */
+  readonly singleImage?: boolean;
+  /** Fails early if the image could not be stored at the end, because its name is taken for one. */
+  check?(): Promise<void>;
   /** True if the target has the blob already. */
   hasBlob(descriptor: Descriptor, options?: ReadOptions): Promise<boolean>;
   /**

@@ -9,7 +9,6 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { mkdir, open, readFile, rename, rm, stat, type FileHandle } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
-import type { Readable } from 'node:stream';
 import {
   abortedError,
   ConfigError,
@@ -21,89 +20,33 @@ import {
   type ReadableBlob,
   type ReadOptions,
 } from '../blob/index.js';
-import { digestOf, verifiedStream, verifyBytes } from './digest.js';
-import { parseDocument } from './document.js';
-import type { ImageDocument, ImageSource, ImageTarget, PushBlobOptions, PushOutcome } from './image-store.js';
-import {
-  MAX_CONFIG_SIZE,
-  MAX_MANIFEST_SIZE,
-  MediaType,
-  parseIndex,
-  type Descriptor,
-  type Index,
-} from './manifest.js';
+import { digestOf } from './digest.js';
+import type { ImageDocument, ImageTarget, PushBlobOptions, PushOutcome } from './image-store.js';
+import { MAX_MANIFEST_SIZE, MediaType, parseIndex, type Descriptor, type Index } from './manifest.js';
+import { checkSize, chooseEntry, REF_NAME, StoredImage } from './stored-image.js';
 
-/** Annotation of an entry of index.json that holds its tag. */
-export const REF_NAME = 'org.opencontainers.image.ref.name';
 const BLOCK = 1024 * 1024;
 
 /** Changes of index.json under way in this process, by directory. Entries go when the chain ends. */
 const indexChanges = new Map<string, Promise<void>>();
 
 /** Both ends of `oci:`. Holds nothing open. */
-export class LayoutImage implements ImageSource, ImageTarget {
+export class LayoutImage extends StoredImage implements ImageTarget {
   readonly name: string;
   readonly repository = undefined;
   readonly directory: string;
   readonly #tag: string | undefined;
 
   constructor(directory: string, tag: string | undefined) {
+    super();
     this.directory = resolve(directory);
     this.#tag = tag;
     this.name = `oci:${directory}${tag === undefined ? '' : `:${tag}`}`;
   }
 
   async resolve(options: ReadOptions = {}): Promise<ImageDocument> {
-    const index = await this.#index();
-    return this.document(this.#choose(index), options);
-  }
-
-  async document(descriptor: Descriptor, options: ReadOptions = {}): Promise<ImageDocument> {
-    const bytes = await this.readBlob(descriptor, { ...options, maxSize: MAX_MANIFEST_SIZE });
-    return parseDocument(bytes, descriptor.mediaType, `${this.name}@${descriptor.digest}`, descriptor);
-  }
-
-  async readBlob(
-    descriptor: Descriptor,
-    options: ReadOptions & { readonly maxSize?: number } = {},
-  ): Promise<Uint8Array> {
-    const maxSize = options.maxSize ?? MAX_CONFIG_SIZE;
-    if (descriptor.size > maxSize)
-      throw new RegistryError(
-        'OBD_REGISTRY_RESPONSE',
-        `Cannot read blob "${descriptor.digest}": ${descriptor.size} bytes, at most ${maxSize} expected`,
-        {
-          source: this.name,
-        },
-      );
-    const blob = await this.openBlob(descriptor);
-    try {
-      const bytes = new Uint8Array(descriptor.size);
-      await blob.read(0, bytes);
-      verifyBytes(bytes, descriptor, this.name);
-      return bytes;
-    } finally {
-      await blob.close();
-    }
-  }
-
-  async streamBlob(descriptor: Descriptor, options: ReadOptions = {}): Promise<Readable> {
-    const blob = await this.openBlob(descriptor);
-    async function* chunks(signal: AbortSignal): AsyncGenerator<Uint8Array, void, undefined> {
-      try {
-        for (let at = 0; at < blob.size && !signal.aborted; at += BLOCK) {
-          const chunk = new Uint8Array(Math.min(BLOCK, blob.size - at));
-          await blob.read(at, chunk);
-          yield chunk;
-        }
-      } finally {
-        await blob.close();
-      }
-    }
-    const stream = verifiedStream(descriptor, this.name, chunks, options);
-    // A stream that is destroyed before its first read never gets to the generator.
-    stream.once('close', () => void blob.close());
-    return stream;
+    const entry = chooseEntry(await this.#index(), this.#tag, this.name, 'oci:DIRECTORY:TAG');
+    return this.document(entry, options);
   }
 
   async openBlob(descriptor: Descriptor): Promise<ReadableBlob> {
@@ -122,17 +65,7 @@ export class LayoutImage implements ImageSource, ImageTarget {
         );
       throw error;
     }
-    if (blob.size === descriptor.size) return blob;
-    await blob.close();
-    throw new RegistryError(
-      'OBD_REGISTRY_DIGEST',
-      `Cannot use "${descriptor.digest}" from "${this.name}": it has ${blob.size} bytes, expected ${descriptor.size}`,
-      {
-        source: this.name,
-        expected: descriptor.size,
-        actual: blob.size,
-      },
-    );
+    return checkSize(blob, descriptor, this.name);
   }
 
   async hasBlob(descriptor: Pick<Descriptor, 'digest' | 'size'>): Promise<boolean> {
@@ -224,40 +157,6 @@ export class LayoutImage implements ImageSource, ImageTarget {
     await writeAtomically(join(this.directory, 'index.json'), (file) =>
       file.writeFile(JSON.stringify(index)),
     );
-  }
-
-  #choose(index: Index): Descriptor {
-    const { manifests } = index;
-    const tag = this.#tag;
-    const tags = manifests.map((entry) => entry.annotations?.[REF_NAME]);
-    const has = `It has ${
-      tags
-        .map((name) => name ?? '(untagged)')
-        .slice(0, 20)
-        .join(', ') || 'no images'
-    }`;
-    if (tag === undefined) {
-      const [only] = manifests;
-      if (only !== undefined && manifests.length === 1) return only;
-      throw new ConfigError(
-        'OBD_CONFIG_VALUE',
-        `Cannot choose an image of "${this.name}": it holds ${manifests.length}`,
-        {
-          source: this.name,
-          hint: `${has}; write oci:DIRECTORY:TAG`,
-        },
-      );
-    }
-    // Tools also write whole references as names (docker.io/library/debian:12).
-    const found =
-      manifests.find((entry) => entry.annotations?.[REF_NAME] === tag) ??
-      manifests.find((entry) => entry.annotations?.[REF_NAME]?.endsWith(`:${tag}`) === true) ??
-      manifests.find((entry) => entry.digest === tag);
-    if (found !== undefined) return found;
-    throw new RegistryError('OBD_REGISTRY_NOT_FOUND', `Cannot find tag "${tag}" in "${this.directory}"`, {
-      source: this.name,
-      hint: has,
-    });
   }
 
   /** @param orEmpty a missing index.json is an empty one. */

@@ -1,6 +1,9 @@
 /** From what the user wrote to a source or a target. */
 import { ConfigError, RegistryError, type ReadOptions } from '../blob/index.js';
 import { parseReference, type RegistryClient } from '../registryblob/index.js';
+import { OciArchiveSource } from './archive-image.js';
+import { ArchiveTarget } from './archive-target.js';
+import { DockerArchiveSource } from './docker-archive.js';
 import type { ImageDocument, ImageSource, ImageTarget } from './image-store.js';
 import { LayoutImage } from './layout-image.js';
 import { hostPlatform, selectPlatform, type WantedPlatform } from './platform.js';
@@ -9,45 +12,57 @@ import { RegistryImage } from './registry-image.js';
 /** A name with its kind. */
 export type ImageName =
   | { readonly kind: 'docker'; readonly reference: string }
-  | { readonly kind: 'oci'; readonly directory: string; readonly tag: string | undefined };
+  | { readonly kind: 'oci'; readonly directory: string; readonly tag: string | undefined }
+  | {
+      readonly kind: 'oci-archive' | 'docker-archive';
+      readonly path: string;
+      /** Tag of an OCI archive, reference of a Docker archive. */
+      readonly tag: string | undefined;
+    };
+
+/** How targets are opened. */
+export interface TargetOptions {
+  /** An archive may take the place of a file. */
+  readonly replace?: boolean;
+}
+
+/** Kinds that lie in files: `KIND:PATH[:TAG]`, and how the parts are called. */
+const FILE_KINDS = {
+  oci: 'oci:DIRECTORY[:TAG]',
+  'oci-archive': 'oci-archive:FILE[:TAG]',
+  'docker-archive': 'docker-archive:FILE[:REFERENCE]',
+} as const;
+
+/** Kinds that others know. Taken for a reference, they would lead to a strange error. */
+const UNSUPPORTED = ['docker-daemon', 'containers-storage', 'containerd', 'dir', 'http', 'https'];
 
 /**
- * Parses `docker://REFERENCE`, `oci:DIRECTORY[:TAG]`, or a bare reference.
+ * Parses `docker://REFERENCE`, `oci:DIRECTORY[:TAG]`, `oci-archive:FILE[:TAG]`, `docker-archive:FILE[:REFERENCE]`, or a
+ * bare reference.
  * @throws ConfigError OBD_CONFIG_VALUE for other kinds, naming those that there are.
  */
 export function parseImageName(text: string): ImageName {
   if (text.startsWith('docker://')) return { kind: 'docker', reference: text.slice('docker://'.length) };
-  if (text.startsWith('oci:')) {
-    const rest = text.slice('oci:'.length);
+  for (const [kind, form] of Object.entries(FILE_KINDS) as [keyof typeof FILE_KINDS, string][]) {
+    if (!text.startsWith(`${kind}:`)) continue;
+    const rest = text.slice(kind.length + 1);
     const colon = rest.indexOf(':');
-    const directory = colon < 0 ? rest : rest.slice(0, colon);
+    const path = colon < 0 ? rest : rest.slice(0, colon);
     const tag = colon < 0 ? undefined : rest.slice(colon + 1);
-    if (directory === '' || tag === '')
-      throw new ConfigError(
-        'OBD_CONFIG_VALUE',
-        `Cannot parse image name "${text}": expected oci:DIRECTORY[:TAG]`,
-        { source: text },
-      );
-    return { kind: 'oci', directory, tag };
+    if (path === '' || tag === '')
+      throw new ConfigError('OBD_CONFIG_VALUE', `Cannot parse image name "${text}": expected ${form}`, {
+        source: text,
+      });
+    return kind === 'oci' ? { kind, directory: path, tag } : { kind, path, tag };
   }
   const scheme = /^([a-z][a-z-]*):(\/\/)?[^0-9]/.exec(text);
-  const known = [
-    'oci-archive',
-    'docker-archive',
-    'docker-daemon',
-    'containers-storage',
-    'containerd',
-    'dir',
-    'http',
-    'https',
-  ];
-  if (scheme?.[1] !== undefined && known.includes(scheme[1]))
+  if (scheme?.[1] !== undefined && UNSUPPORTED.includes(scheme[1]))
     throw new ConfigError(
       'OBD_CONFIG_VALUE',
       `Cannot use image name "${text}": "${scheme[1]}:" is not supported`,
       {
         source: text,
-        hint: 'Supported are docker://HOST/REPOSITORY:TAG and oci:DIRECTORY[:TAG]',
+        hint: `Supported are docker://HOST/REPOSITORY:TAG, ${Object.values(FILE_KINDS).join(', ')}`,
       },
     );
   return { kind: 'docker', reference: text };
@@ -55,19 +70,40 @@ export function parseImageName(text: string): ImageName {
 
 /** An image to read. The client stays the caller's. Opens nothing yet. @throws ConfigError */
 export function openImageSource(name: string, client: RegistryClient): ImageSource {
-  return openImage(name, client);
+  const parsed = parseImageName(name);
+  switch (parsed.kind) {
+    case 'docker':
+      return new RegistryImage(client, parseReference(parsed.reference));
+    case 'oci':
+      return new LayoutImage(parsed.directory, parsed.tag);
+    case 'oci-archive':
+      return new OciArchiveSource(parsed.path, parsed.tag);
+    case 'docker-archive':
+      return new DockerArchiveSource(parsed.path, parsed.tag);
+  }
 }
 
 /** An image to write. The client stays the caller's. Creates nothing yet. @throws ConfigError */
-export function openImageTarget(name: string, client: RegistryClient): ImageTarget {
-  return openImage(name, client);
-}
-
-function openImage(name: string, client: RegistryClient): LayoutImage | RegistryImage {
+export function openImageTarget(
+  name: string,
+  client: RegistryClient,
+  options: TargetOptions = {},
+): ImageTarget {
   const parsed = parseImageName(name);
-  return parsed.kind === 'oci'
-    ? new LayoutImage(parsed.directory, parsed.tag)
-    : new RegistryImage(client, parseReference(parsed.reference));
+  switch (parsed.kind) {
+    case 'docker':
+      return new RegistryImage(client, parseReference(parsed.reference));
+    case 'oci':
+      return new LayoutImage(parsed.directory, parsed.tag);
+    case 'oci-archive':
+    case 'docker-archive':
+      return new ArchiveTarget({
+        kind: parsed.kind,
+        path: parsed.path,
+        ...(parsed.tag !== undefined && { tag: parsed.tag }),
+        ...(options.replace !== undefined && { replace: options.replace }),
+      });
+  }
 }
 
 /**

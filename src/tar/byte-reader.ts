@@ -1,3 +1,13 @@
+/** Chunks that can be passed over without being read: a file's, for one. */
+export interface SkippableChunks extends AsyncIterable<Uint8Array> {
+  /** Passes over up to `length` bytes that follow the last chunk given out; returns how many there were. */
+  skip(length: number): number;
+}
+
+function isSkippable(chunks: AsyncIterable<Uint8Array>): chunks is SkippableChunks {
+  return 'skip' in chunks;
+}
+
 /**
  * Pulls exact amounts out of a stream of chunks. Holds one chunk, and a copy only of what spans two.
  */
@@ -5,11 +15,13 @@ export class ByteReader {
   /** Bytes given out or skipped so far. */
   position = 0;
   readonly #chunks: AsyncIterator<Uint8Array>;
+  readonly #skip: ((length: number) => number) | undefined;
   #chunk: Uint8Array = new Uint8Array();
   #ended = false;
 
   constructor(chunks: AsyncIterable<Uint8Array>) {
     this.#chunks = chunks[Symbol.asyncIterator]();
+    this.#skip = isSkippable(chunks) ? (length) => chunks.skip(length) : undefined;
   }
 
   /** Makes the current chunk non-empty; false at the end of the stream. */
@@ -52,6 +64,12 @@ export class ByteReader {
   /** Passes over `length` bytes; returns how many there were. */
   async skip(length: number): Promise<number> {
     let done = 0;
+    if (this.#skip !== undefined && length > this.#chunk.byteLength) {
+      done = this.#take(this.#chunk.byteLength).byteLength;
+      const skipped = this.#skip(length - done);
+      this.position += skipped;
+      return done + skipped;
+    }
     while (done < length && (await this.#fill()))
       done += this.#take(Math.min(length - done, this.#chunk.byteLength)).byteLength;
     return done;

@@ -53,6 +53,8 @@ export interface TarEntry {
   readonly size: number;
   readonly xattrs: ReadonlyMap<string, Uint8Array>;
   readonly place: TarPlace;
+  /** First byte of the content within the archive, if it lies there in one piece (undefined for sparse files). */
+  readonly contentOffset: number | undefined;
   /** The content, in ascending order. Read it before asking for the next entry; what is not read is skipped. */
   pieces(): AsyncGenerator<TarPiece, void, undefined>;
 }
@@ -246,6 +248,7 @@ class TarStream {
       type,
       path,
       linkTarget: type === 'link' || type === 'symlink' ? linkTarget : '',
+      contentOffset: map === undefined ? contentAt : undefined,
       mode: numberField(block, 100, 8, 'mode', place) & 0o7777,
       uid: number('uid', 108, 8, MAX_ID),
       gid: number('gid', 116, 8, MAX_ID),

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { execFile, spawn } from 'node:child_process';
+import { execFile, execFileSync, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
@@ -50,6 +50,34 @@ test('obdconv converts, tells what it did, and says the same as JSON', async (t)
   );
 });
 
+test('obdconv reads and writes archives, and replaces one only with --force', async (t) => {
+  const dir = tempDir(t);
+  writeLayout(join(dir, 'src'), [TAR]);
+  execFileSync('tar', ['-C', join(dir, 'src'), '-cf', join(dir, 'src.tar'), '.']);
+  const args = [
+    '--vsize',
+    '1',
+    '--platform',
+    'linux/amd64',
+    '--workdir',
+    dir,
+    `oci-archive:${dir}/src.tar:src`,
+  ];
+  const target = `docker-archive:${dir}/out.tar:app:1`;
+  const first = await run('obdconv', ...args, target);
+  assert.equal(first.status, 0, first.stderr);
+  const again = await run('obdconv', ...args, target);
+  assert.equal(again.status, 7);
+  assert.match(again.stderr, /OBD_IO_EXISTS/);
+  assert.match(again.stderr, /--force/);
+  const bytes = readFileSync(join(dir, 'out.tar'));
+  assert.equal((await run('obdconv', ...args, '--force', target)).status, 0);
+  assert.deepEqual(readFileSync(join(dir, 'out.tar')), bytes);
+  const inspected = await run('obd', 'inspect', `docker-archive:${dir}/out.tar`);
+  assert.equal(inspected.status, 0, inspected.stderr);
+  assert.deepEqual(readdirSync(dir).sort(), ['out.tar', 'src', 'src.tar']);
+});
+
 test('obdconv refuses wrong command lines with status 2', async () => {
   for (const args of [
     [],
@@ -61,7 +89,8 @@ test('obdconv refuses wrong command lines with status 2', async () => {
     ['--algorithm', 'gzip', 'a', 'b'],
     ['--oci', '--docker', 'a', 'b'],
     ['--platform', '/', 'a', 'b'],
-    ['containerd:a', 'oci:b'],
+    ['docker-daemon:a', 'oci:b'],
+    ['oci-archive:', 'oci:b'],
   ]) {
     const { status, stderr } = await run('obdconv', ...args);
     assert.equal(status, 2, `${args.join(' ')}: ${stderr}`);

@@ -324,7 +324,7 @@ describe('parseImageName()', () => {
     assert.deepEqual(parseImageName('oci:x:t'), { kind: 'oci', directory: 'x', tag: 't' });
   });
   test('names the kinds that there are when it refuses one', () => {
-    for (const name of ['docker-archive:x.tar', 'containerd:a/b', 'https://r.example/a', 'oci:', 'oci:x:'])
+    for (const name of ['docker-daemon:x', 'dir:a/b', 'https://r.example/a', 'oci:', 'oci:x:'])
       assert.throws(() => parseImageName(name), { code: 'OBD_CONFIG_VALUE' }, name);
   });
 });
