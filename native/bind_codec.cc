@@ -49,5 +49,6 @@ void RegisterCodec(Napi::Env env, Napi::Object exports)
     exports.Set("crc32c", Napi::Function::New(env, Crc32c));
     exports.Set("compressBound", Napi::Function::New(env, CompressBound));
     exports.Set("compress", Napi::Function::New(env, Compress));
+    exports.Set("zstdVersion", Napi::String::New(env, obd_zstd_version()));
     exports.Set("decompress", Napi::Function::New(env, Decompress));
 }

@@ -35,6 +35,11 @@ static void remember_thread(void)
     pthread_setspecific(key, &contexts);
 }
 
+const char *obd_zstd_version(void)
+{
+    return ZSTD_versionString();
+}
+
 size_t obd_codec_bound(enum obd_codec codec, size_t length)
 {
     switch (codec) {

@@ -10,6 +10,9 @@ extern "C" {
 
 enum obd_codec { OBD_CODEC_RAW = 0, OBD_CODEC_LZ4 = 1, OBD_CODEC_ZSTD = 2 }; // values of ZFile's algo byte
 
+// Version of the zstd that is linked in, such as "1.5.4". Its output differs from version to version.
+const char *obd_zstd_version(void);
+
 // Worst stored size of `length` plain bytes, without crc. 0 for an unknown codec.
 size_t obd_codec_bound(enum obd_codec codec, size_t length);
 // Both return the number of bytes written, or -errno: -EBADMSG when the input is not valid for the codec or

@@ -17,6 +17,7 @@ import type { PackedBlocks } from './pack.js';
 export interface Addon {
   // bind_codec.cc
   crc32c(data: Uint8Array, seed: number): number;
+  readonly zstdVersion: string;
   compressBound(codec: number, length: number): number;
   compress(codec: number, from: Uint8Array, into: Uint8Array): number;
   decompress(codec: number, from: Uint8Array, into: Uint8Array): number;

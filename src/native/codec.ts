@@ -11,6 +11,9 @@ export function crc32c(data: Uint8Array, seed = 0): number {
   return addon.crc32c(data, seed);
 }
 
+/** Version of the zstd in the addon, such as "1.5.4": the same bytes packed by another version can come out differently. */
+export const zstdVersion = addon.zstdVersion;
+
 /** Most bytes that `length` plain bytes can take when compressed. Wraps obd_codec_bound. */
 export function compressBound(codec: Codec, length: number): number {
   return addon.compressBound(codec, length);

@@ -16,12 +16,13 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import test from 'node:test';
 import { promisify } from 'node:util';
 import { AppendLayer, openWritableLayer, WritableLayerStack } from '../../src/lsmt/index.js';
+import { zstdVersion } from '../../src/native/index.js';
 import { FileCredentials, RegistryClient } from '../../src/registryblob/index.js';
 import { startRegistryServer } from '../../src/registryserver/index.js';
 import { missing } from '../support/commands.js';
 import { differingChunks, readDeviceDump } from '../support/device-dump.js';
 import { checkout, fixture, noFixtures } from '../support/fixtures.js';
-import { unpackedFixtures } from '../support/golden-images.js';
+import { unpackedFixtures, zstdIsTheReferences } from '../support/golden-images.js';
 import { tempDir, unpackFixture } from '../support/unpack.js';
 import { runTool } from './run-tool.js';
 
@@ -96,6 +97,10 @@ test('overlaybd-commit gives the bytes of the reference', { skip: noFixtures }, 
   const same = (input: readonly string[], flags: readonly string[], expected: string): void => {
     const out = join(dir, String(n++));
     ok('overlaybd-commit', ...input, out, ...flags);
+    if (flags.includes('zstd') && !zstdIsTheReferences) {
+      t.diagnostic(`${expected}: its bytes are not compared, zstd is ${zstdVersion}`);
+      return;
+    }
     assert.equal(
       sha256(out),
       sha256(join(golden, 'small', expected)),

@@ -3,10 +3,11 @@ import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import test from 'node:test';
 import { FileBlob, MemoryBlob, type ReadableBlob } from '../../src/blob/index.js';
-import { Codec } from '../../src/native/index.js';
+import { Codec, zstdVersion } from '../../src/native/index.js';
 import { tarPayload, tarWrapperHead, tarWrapperTail } from '../../src/tar/index.js';
 import { parseZFileEnd, ZFileReader } from '../../src/zfile/index.js';
 import { fixture, noFixtures } from '../support/fixtures.js';
+import { zstdIsTheReferences } from '../support/golden-images.js';
 import { committedLayer, NULL_UUID, readAll, zfile } from './support.js';
 
 const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
@@ -57,7 +58,7 @@ test('ZFileWriter writes vector V3 of formats.md section 11, however it is fed',
   }
 });
 
-test('ZFileWriter writes the reference files again', { skip: noFixtures }, async () => {
+test('ZFileWriter writes the reference files again', { skip: noFixtures }, async (t) => {
   for (const [name, finalHeader] of [
     ['small/native-lz4/layer1.tar', true],
     ['small/native-lz4/layer2.tar', true],
@@ -72,6 +73,12 @@ test('ZFileWriter writes the reference files again', { skip: noFixtures }, async
     const plain = await readAll(reader);
     const { blockSize, codec } = reader.end;
     const { bytes } = await zfile(plain, { blockSize, codec, finalHeader });
+    if (codec === Codec.ZSTD && !zstdIsTheReferences) {
+      t.diagnostic(`${name}: only unpacked bytes compared, zstd is ${zstdVersion}`);
+      const again = await ZFileReader.open(new MemoryBlob(bytes, name));
+      assert.ok((await readAll(again)).equals(plain), name);
+      continue;
+    }
     const wrapped = Buffer.concat([tarWrapperHead(bytes.length), bytes, tarWrapperTail(bytes.length)]);
     assert.ok(wrapped.equals(golden), name);
   }
