@@ -1,6 +1,7 @@
 #include "executor.h"
 #include "codec.h"
 #include "crc32c.h"
+#include "file_speed.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -98,6 +99,13 @@ static void settle(struct cursor *c)
     }
 }
 
+static void advance(struct cursor *c, uint64_t n)
+{
+    for (; c->iov < c->end && n >= c->iov->iov_len; c->iov++)
+        n -= c->iov->iov_len;
+    c->offset = n;
+}
+
 // The next n bytes if they are contiguous, else NULL. Does not move.
 static unsigned char *contiguous(struct cursor *c, size_t n)
 {
@@ -129,24 +137,15 @@ static int place(struct cursor *c, const unsigned char *from, size_t n)
 }
 
 // Reads all of the iovecs' bytes at the offset. The iovecs are changed.
-static enum execute_result read_full(int fd, uint64_t offset, struct iovec *iov, int count, size_t want,
-                                     int may_block)
+static enum execute_result read_waiting(int fd, uint64_t offset, struct iovec *iov, int count, size_t want)
 {
     while (want > 0) {
-        ssize_t n = preadv2(fd, iov, count, (off_t)offset, may_block ? 0 : RWF_NOWAIT);
-        if (n < 0) {
-            if (errno == EINTR)
-                continue;
-            // A file system without RWF_NOWAIT (EOPNOTSUPP) may block, so it is read by the pool.
-            if (!may_block && (errno == EAGAIN || errno == EOPNOTSUPP))
-                return EXECUTE_WOULD_BLOCK;
-            return EXECUTE_BAD;
-        }
-        if ((size_t)n == want)
+        ssize_t n = preadv(fd, iov, count, (off_t)offset);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n == (ssize_t)want)
             return EXECUTE_DONE;
-        if (!may_block)
-            return EXECUTE_WOULD_BLOCK; // partly cached, or the end of the file: the pool finds out which
-        if (n == 0)
+        if (n <= 0)
             return EXECUTE_BAD;
         offset += (size_t)n;
         want -= (size_t)n;
@@ -164,8 +163,43 @@ static enum execute_result read_full(int fd, uint64_t offset, struct iovec *iov,
     return EXECUTE_DONE;
 }
 
+// The same, and notes how long it took. With scratch->speeds it does not wait for a disk, as far as the file
+// system can tell or its last reads did.
+static enum execute_result read_full(int fd, uint64_t offset, struct iovec *iov, int count, size_t want,
+                                     struct execute_scratch *scratch)
+{
+    struct file_speed *speed = NULL;
+    if (scratch->speeds) {
+        speed = file_speed_of(scratch->speeds, fd);
+        if (!speed->cannot_tell) {
+            ssize_t n;
+            do
+                n = preadv2(fd, iov, count, (off_t)offset, RWF_NOWAIT);
+            while (n < 0 && errno == EINTR);
+            if (n == (ssize_t)want)
+                return EXECUTE_DONE;
+            // Partly cached, or the end of the file: the pool finds out which.
+            if (n >= 0 || errno == EAGAIN)
+                return EXECUTE_WOULD_BLOCK;
+            if (errno != EOPNOTSUPP)
+                return EXECUTE_BAD;
+            speed->cannot_tell = 1;
+        }
+        if (speed->slow)
+            return EXECUTE_WOULD_BLOCK;
+    }
+    uint64_t start = file_speed_ticks();
+    enum execute_result r = read_waiting(fd, offset, iov, count, want);
+    int waited = file_speed_ticks() - start > FILE_SPEED_WAITED + want * FILE_SPEED_PER_BYTE;
+    scratch->waited |= waited;
+    if (speed)
+        file_speed_read_here(speed, waited);
+    return r;
+}
+
 // Plain bytes of a file, straight into the command's memory.
-static enum execute_result read_plain(int fd, uint64_t offset, size_t want, struct cursor *c, int may_block)
+static enum execute_result read_plain(int fd, uint64_t offset, size_t want, struct cursor *c,
+                                      struct execute_scratch *scratch)
 {
     while (want > 0) {
         struct iovec batch[IOV_BATCH];
@@ -181,7 +215,7 @@ static enum execute_result read_plain(int fd, uint64_t offset, size_t want, stru
             c->offset += part;
             sum += part;
         }
-        enum execute_result r = read_full(fd, offset, batch, count, sum, may_block);
+        enum execute_result r = read_full(fd, offset, batch, count, sum, scratch);
         if (r != EXECUTE_DONE)
             return r;
         offset += sum;
@@ -239,9 +273,12 @@ static enum execute_result unpack_run(const struct read_step *s, const struct re
 }
 
 enum execute_result obd_execute(const struct read_step *steps, size_t count, const struct iovec *iov,
-                                int iov_count, struct execute_scratch *scratch, int may_block)
+                                int iov_count, struct execute_scratch *scratch)
 {
     struct cursor c = {iov, iov + iov_count, 0};
+    if (count > 0)
+        advance(&c, steps[0].destination);
+    scratch->waited = 0;
     for (size_t i = 0; i < count;) {
         const struct read_step *first = &steps[i];
         if (first->codec == READ_ZERO) {
@@ -257,7 +294,7 @@ enum execute_result obd_execute(const struct read_step *steps, size_t count, con
                       steps[i].file_offset == end;
                  i++)
                 end += steps[i].stored;
-            r = read_plain(first->fd, first->file_offset, end - first->file_offset, &c, may_block);
+            r = read_plain(first->fd, first->file_offset, end - first->file_offset, &c, scratch);
         } else {
             for (i++; i < count && steps[i].codec != READ_RAW && steps[i].codec != READ_ZERO &&
                       steps[i].fd == first->fd;
@@ -270,7 +307,7 @@ enum execute_result obd_execute(const struct read_step *steps, size_t count, con
                 end += steps[i].stored;
             }
             struct iovec into = {scratch->stored, end - first->file_offset};
-            r = read_full(first->fd, first->file_offset, &into, 1, into.iov_len, may_block);
+            r = read_full(first->fd, first->file_offset, &into, 1, into.iov_len, scratch);
             if (r == EXECUTE_DONE)
                 r = unpack_run(first, &steps[i], &c, scratch);
         }

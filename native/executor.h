@@ -46,7 +46,7 @@ enum {
 
 enum execute_result {
     EXECUTE_DONE = 0,
-    EXECUTE_WOULD_BLOCK = 1, // something is not in the page cache; only without may_block
+    EXECUTE_WOULD_BLOCK = 1, // something is not in the page cache; only with scratch->speeds
     EXECUTE_BAD = 2,         // short read, I/O error, crc mismatch, corrupt block: ask again the general way
 };
 
@@ -54,6 +54,9 @@ enum execute_result {
 struct execute_scratch {
     unsigned char *stored; // EXECUTE_MAX_STORED
     unsigned char *plain;  // EXECUTE_MAX_BLOCK
+    // What is known of the files' speed (file_speed.h); NULL on threads that may wait.
+    struct file_speeds *speeds;
+    int waited; // set when a read took as long as one that waits for a disk
 };
 int obd_scratch_init(struct execute_scratch *s); // 0 or -ENOMEM
 void obd_scratch_free(struct execute_scratch *s);
@@ -62,11 +65,11 @@ void obd_scratch_free(struct execute_scratch *s);
 // 0, or -EINVAL when a field is no integer, out of bounds, or the cover has a gap or an overlap. Any thread.
 int obd_check_steps(const struct read_descriptor *in, size_t count, uint64_t length, struct read_step *out);
 
-// Fills the command's memory. The iovecs hold at least the steps' bytes. With may_block == 0 it never waits
-// for a disk. Memory of the command is unspecified unless EXECUTE_DONE. Any thread, each with its own
-// scratch.
+// Fills the part of a command's memory that the steps make up. The iovecs are the whole command's. With
+// scratch->speeds it does not wait for a disk (see file_speed.h). Memory of the command is unspecified unless
+// EXECUTE_DONE. Any thread, each with its own scratch.
 enum execute_result obd_execute(const struct read_step *steps, size_t count, const struct iovec *iov,
-                                int iov_count, struct execute_scratch *scratch, int may_block);
+                                int iov_count, struct execute_scratch *scratch);
 
 // Copies between a flat buffer and iovecs, at most length bytes from their start; returns the bytes copied.
 size_t obd_scatter(const struct iovec *iov, int iov_count, const void *from, size_t length);

@@ -24,7 +24,12 @@ int io_loop_create(int wake_fd, struct io_loop **out)
     if (r == 0)
         r = obd_scratch_init(&loop->scratch);
     if (r == 0)
-        r = io_pool_create(IO_POOL_THREADS, loop->done_fd, &loop->pool);
+        r = io_pool_create(loop->done_fd, &loop->pool);
+    if (r == 0) {
+        loop->scratch.speeds = calloc(1, sizeof *loop->scratch.speeds);
+        if (!loop->scratch.speeds)
+            r = -ENOMEM;
+    }
     if (r == 0)
         r = io_loop_watch(loop, wake_fd, KEY_WAKE);
     if (r == 0)
@@ -50,6 +55,7 @@ void io_loop_destroy(struct io_loop *loop)
         close(loop->epoll_fd);
     if (loop->done_fd >= 0)
         close(loop->done_fd);
+    free(loop->scratch.speeds);
     obd_scratch_free(&loop->scratch);
     free(loop->retries);
     free(loop);
@@ -143,6 +149,7 @@ static void close_if_idle(struct io_loop *loop, uint32_t index)
     s->queue->ops->destroy(s->queue);
     free(s);
     loop->queues[index] = NULL;
+    io_loop_forget_files(loop);
     for (uint32_t i = 0; i < loop->dead_count; i++)
         if (loop->dead[i].index == index)
             loop->dead[i--] = loop->dead[--loop->dead_count];
@@ -167,7 +174,7 @@ double io_loop_id(uint32_t index, uint32_t slot, uint32_t generation)
 }
 
 // The slot that an id of JavaScript names, if it is WITH_JS.
-static struct slot *find(struct io_loop *loop, double id, uint32_t *index)
+struct slot *io_loop_find(struct io_loop *loop, double id, uint32_t *index)
 {
     if (!(id >= 0 && id < 9007199254740992.0))
         return NULL;
@@ -182,7 +189,7 @@ static struct slot *find(struct io_loop *loop, double id, uint32_t *index)
     return s->state == WITH_JS && s->generation == n / IDS_PER_GENERATION ? s : NULL;
 }
 
-static void complete(struct io_loop *loop, uint32_t index, struct slot *slot, int status)
+void io_loop_end(struct io_loop *loop, uint32_t index, struct slot *slot, int status)
 {
     struct served *s = loop->queues[index];
     s->queue->ops->complete(s->queue, slot->command.id, status);
@@ -202,116 +209,22 @@ static void complete(struct io_loop *loop, uint32_t index, struct slot *slot, in
     close_if_idle(loop, index);
 }
 
-static void retry(struct io_loop *loop, uint32_t index, struct slot *slot)
-{
-    slot->state = RETRIED;
-    loop->stats.retried_reads++;
-    loop->retries[loop->retry_count++] =
-        index * IO_QUEUE_DEPTH + (uint32_t)(slot - loop->queues[index]->slots);
-}
-
-// Gives loop->steps to the pool. False if that cannot be done now.
-static int hand_over(struct io_loop *loop, uint32_t index, struct slot *slot, size_t count)
-{
-    struct io_job *job = malloc(sizeof *job + count * sizeof job->steps[0]);
-    if (!job)
-        return 0;
-    struct served *s = loop->queues[index];
-    job->queue = s->queue;
-    job->queue_index = index;
-    job->slot = (uint32_t)(slot - s->slots);
-    job->command = slot->command.id;
-    job->count = (uint32_t)count;
-    memcpy(job->steps, loop->steps, count * sizeof job->steps[0]);
-    job->seq = loop->pool_seq + 1;
-    job->newer = NULL;
-    job->older = loop->newest;
-    if (io_pool_submit(loop->pool, job) < 0) {
-        free(job);
-        return 0;
-    }
-    loop->pool_seq++;
-    if (loop->newest)
-        loop->newest->newer = job;
-    else
-        loop->oldest = job;
-    loop->newest = job;
-    slot->state = IN_POOL;
-    loop->stats.pool_reads++;
-    return 1;
-}
-
-void io_loop_drain_pool(struct io_loop *loop)
-{
-    uint64_t count;
-    ssize_t n = read(loop->done_fd, &count, sizeof count);
-    (void)n; // EAGAIN when nothing is done
-    for (struct io_job *job = io_pool_take_done(loop->pool), *next; job; job = next) {
-        next = job->next;
-        *(job->older ? &job->older->newer : &loop->oldest) = job->newer;
-        *(job->newer ? &job->newer->older : &loop->newest) = job->older;
-        struct slot *slot = &loop->queues[job->queue_index]->slots[job->slot];
-        if (job->result == EXECUTE_DONE)
-            complete(loop, job->queue_index, slot, 0);
-        else
-            retry(loop, job->queue_index, slot);
-        free(job);
-    }
-}
-
-int io_loop_execute(struct io_loop *loop, const struct io_planned *batch, size_t batch_count,
-                    const struct read_descriptor *plan, size_t plan_count)
-{
-    for (size_t i = 0; i < batch_count; i++) {
-        struct io_planned p = batch[i];
-        uint32_t index;
-        struct slot *slot = find(loop, p.id, &index);
-        if (!slot || slot->command.op != IO_READ || !(p.first >= 0 && p.count >= 0) ||
-            p.first + p.count > (double)plan_count)
-            return -EINVAL;
-        size_t first = (size_t)p.first, count = (size_t)p.count;
-        struct io_queue *q = loop->queues[index]->queue;
-        const struct iovec *iov;
-        int iov_count;
-        if (count > STEPS || obd_check_steps(plan + first, count, slot->command.length, loop->steps) < 0 ||
-            q->ops->buffers(q, slot->command.id, &iov, &iov_count) < 0) {
-            loop->stats.refused_plans++;
-            retry(loop, index, slot);
-            continue;
-        }
-        switch (obd_execute(loop->steps, count, iov, iov_count, &loop->scratch, 0)) {
-        case EXECUTE_DONE:
-            loop->stats.inline_reads++;
-            complete(loop, index, slot, 0);
-            break;
-        case EXECUTE_WOULD_BLOCK:
-            if (hand_over(loop, index, slot, count))
-                break;
-            // fall through
-        case EXECUTE_BAD:
-            retry(loop, index, slot);
-            break;
-        }
-    }
-    return 0;
-}
-
 int io_loop_complete(struct io_loop *loop, double id, int status)
 {
     uint32_t index;
-    struct slot *slot = find(loop, id, &index);
+    struct slot *slot = io_loop_find(loop, id, &index);
     if (!slot)
         return -ENOENT;
     if (status == 0 && slot->command.op == IO_READ)
         return -EINVAL; // a read ends well only with its data
-    complete(loop, index, slot, status);
+    io_loop_end(loop, index, slot, status);
     return 0;
 }
 
 int io_loop_complete_read(struct io_loop *loop, double id, const void *data, size_t length)
 {
     uint32_t index;
-    struct slot *slot = find(loop, id, &index);
+    struct slot *slot = io_loop_find(loop, id, &index);
     if (!slot)
         return -ENOENT;
     struct io_queue *q = loop->queues[index]->queue;
@@ -321,14 +234,14 @@ int io_loop_complete_read(struct io_loop *loop, double id, const void *data, siz
         q->ops->buffers(q, slot->command.id, &iov, &iov_count) < 0 ||
         obd_scatter(iov, iov_count, data, length) != length)
         return -EINVAL;
-    complete(loop, index, slot, 0);
+    io_loop_end(loop, index, slot, 0);
     return 0;
 }
 
 int io_loop_write_data(struct io_loop *loop, double id, void *into, size_t length)
 {
     uint32_t index;
-    struct slot *slot = find(loop, id, &index);
+    struct slot *slot = io_loop_find(loop, id, &index);
     if (!slot)
         return -ENOENT;
     struct io_queue *q = loop->queues[index]->queue;

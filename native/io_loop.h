@@ -6,7 +6,8 @@
 //
 //   FREE --fetch--> WITH_JS --io_loop_execute, all in page cache--> FREE (completed)
 //                      |  ^-- EVENT_RETRY_READ -- RETRIED <-- bad data, or a plan that does not fit
-//                      |  --io_loop_execute, would block--> IN_POOL --done--> FREE (completed), or as above
+//                      |  --io_loop_execute, would block or long to unpack--> IN_POOL, in parts
+//                      |         --all parts done--> FREE (completed), or RETRIED
 //                      '--io_loop_complete / _read_from--> FREE (completed)
 //
 // Each queue has IO_QUEUE_DEPTH slots of its own: a queue whose commands all wait (for a registry, say) is
@@ -19,7 +20,7 @@
 extern "C" {
 #endif
 
-enum { IO_QUEUE_DEPTH = 256, IO_MAX_QUEUES = 1024, IO_POOL_THREADS = 8 };
+enum { IO_QUEUE_DEPTH = 256, IO_MAX_QUEUES = 1024 };
 
 // Beside enum io_op, what an event may say.
 enum io_event_kind {

@@ -1,6 +1,7 @@
-// Inside of the I/O loop, shared by io_loop.c (queues, commands, plans) and io_loop_wait.c (waiting,
-// fetching, telling).
+// Inside of the I/O loop, shared by io_loop.c (queues, commands), io_loop_plan.c (plans and the pool) and
+// io_loop_wait.c (waiting, fetching, telling).
 #pragma once
+#include "file_speed.h"
 #include "io_loop.h"
 #include "io_pool.h"
 
@@ -20,6 +21,8 @@ struct slot {
     struct io_command command;
     uint32_t generation; // counts uses, so that a late answer finds nobody
     uint16_t state, next_free;
+    uint16_t parts; // IN_POOL: jobs that are not back
+    uint16_t bad;   // IN_POOL: one of them failed
 };
 
 struct served {
@@ -63,7 +66,15 @@ int io_loop_watch(struct io_loop *loop, int fd, uint32_t key);
 void io_loop_set_hot(struct io_loop *loop, struct served *s, int hot);
 void io_loop_set_polled(struct io_loop *loop, struct served *s, uint32_t index, int polled);
 double io_loop_id(uint32_t index, uint32_t slot, uint32_t generation);
-// Completes what the pool has finished, and marks for telling what it could not.
-void io_loop_drain_pool(struct io_loop *loop);
+// The slot that an id of JavaScript names, if it is WITH_JS.
+struct slot *io_loop_find(struct io_loop *loop, double id, uint32_t *index);
+// Completes a command and frees its slot.
+void io_loop_end(struct io_loop *loop, uint32_t index, struct slot *slot, int status);
 // Tells the other sides of what was completed since the last call.
 void io_loop_kick(struct io_loop *loop);
+
+// io_loop_plan.c
+// Completes what the pool has finished, and marks for telling what it could not.
+void io_loop_drain_pool(struct io_loop *loop);
+// File descriptors may name other files from now on, or their bytes may change.
+void io_loop_forget_files(struct io_loop *loop);

@@ -80,6 +80,8 @@ int io_loop_wait(struct io_loop *loop, struct io_event *events, int max, int tim
     io_loop_kick(loop);
     if (loop->hot_count > 0 || loop->retry_count > 0 || loop->dead_count > 0 || loop->closed_count > 0)
         timeout_ms = 0;
+    if (timeout_ms != 0 && loop->oldest && !io_pool_may_sleep(loop->pool))
+        timeout_ms = 0;
     int count = epoll_wait(loop->epoll_fd, ready, READY_AT_ONCE, timeout_ms);
     if (count < 0 && errno != EINTR)
         return -errno;
@@ -94,13 +96,17 @@ int io_loop_wait(struct io_loop *loop, struct io_event *events, int max, int tim
                     events[n++] = (struct io_event){.kind = EVENT_WOKEN};
             }
         } else if (ready[i].data.u32 == KEY_POOL) {
-            io_loop_drain_pool(loop);
+            uint64_t ended;
+            ssize_t r = read(loop->done_fd, &ended, sizeof ended);
+            (void)r; // it was readable
         } else if (loop->queues[ready[i].data.u32]) {
             io_loop_set_hot(loop, loop->queues[ready[i].data.u32], 1);
         }
     }
     if (loop->stopped)
         return -ECANCELED;
+    if (loop->oldest)
+        io_loop_drain_pool(loop);
     n += report(loop, events + n, max - n);
     // One round over the queues with something to fetch, beginning where the last one stopped.
     for (uint32_t turn = 0, end = loop->queue_end; turn < end && loop->hot_count > 0 && n < max; turn++) {

@@ -23,6 +23,9 @@ const LOADS = [
   { name: '1 MiB sequential QD4', length: 1 << 20, depth: 4, operations: 1500, sequential: true },
 ];
 
+/** The best of so many counts: other work on the machine only ever takes away. */
+const RUNS = Number(process.env['OBD_BENCH_RUNS'] ?? 5);
+
 const names = process.argv.slice(2);
 const dir = mkdtempSync(join(process.env['OBD_BENCH_DIR'] ?? tmpdir(), 'obd-bench-'));
 const workers = new IoWorkers({ logger: silentLogger, count: 1, plannerModule });
@@ -52,7 +55,11 @@ try {
       const served = await workers.serve(ring.handle, device);
       const run = { ...load, writes: 0, scatter: false, seed: 1 };
       await ring.run({ ...run, operations: Math.ceil(load.operations / 5) }); // warm up
-      const r = await ring.run({ ...run, seed: 2 });
+      let r = await ring.run({ ...run, seed: 2 });
+      for (let again = 1; again < RUNS; again++) {
+        const next = await ring.run({ ...run, seed: 2 + again });
+        if (next.seconds < r.seconds || next.error !== 0 || next.failed > 0) r = next;
+      }
       await served.remove();
       ring.close();
       if (r.error !== 0 || r.failed > 0 || served.counters.localReads !== served.counters.reads)
