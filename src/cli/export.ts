@@ -20,6 +20,7 @@ import {
 import { ImageOpener, loadServiceConfig } from '../image/index.js';
 import { makeLogger } from '../log/index.js';
 import { exportToQcow2 } from './export-qcow2.js';
+import { interruptible } from './stop-signal.js';
 import { byteProgress } from './progress.js';
 import { serviceConfigPath } from './service-config-path.js';
 import { formatDuration, formatSize } from './units.js';
@@ -64,40 +65,28 @@ export function addExportCommand(program: Command): void {
 }
 
 async function exportCommand(out: string, flags: ExportFlags): Promise<void> {
+  if (out === '-' && flags.format !== 'raw')
+    throw new ConfigError('OBD_CONFIG_VALUE', `A ${flags.format} cannot go to standard output: name a file`);
   const log = makeLogger('warn');
   const opener = new ImageOpener(
     await loadServiceConfig(await serviceConfigPath(flags.serviceConfig), log),
     log,
   );
-  const controller = new AbortController();
-  let stopped: NodeJS.Signals | undefined;
-  const stop = (signal: NodeJS.Signals): void => {
-    stopped = signal;
-    controller.abort(new Error(`stopped by ${signal}`));
-  };
-  process.once('SIGINT', stop).once('SIGTERM', stop);
   const progress = byteProgress('export', flags.quiet);
   const started = Date.now();
-  const options = { signal: controller.signal, onProgress: progress.update.bind(progress) };
   try {
-    const image = await opener.open(flags.config, { mode: 'read', signal: controller.signal });
-    let result: ExportResult;
-    try {
+    const result = await interruptible(async (signal) => {
+      const image = await opener.open(flags.config, { mode: 'read', signal });
+      const options = { signal, onProgress: progress.update.bind(progress) };
       const replace = flags.force === true;
-      if (out === '-' && flags.format !== 'raw')
-        throw new ConfigError(
-          'OBD_CONFIG_VALUE',
-          `A ${flags.format} cannot go to standard output: name a file`,
-        );
-      result =
-        flags.format === 'qcow2'
-          ? await exportToQcow2(image.blob, out, { signal: controller.signal, replace })
-          : out === '-'
-            ? await exportToStream(image.blob, process.stdout, options)
-            : await exportToFile(image.blob, out, { ...options, replace });
-    } finally {
-      await image.close();
-    }
+      try {
+        if (flags.format === 'qcow2') return await exportToQcow2(image.blob, out, { signal, replace });
+        if (out === '-') return await exportToStream(image.blob, process.stdout, options);
+        return await exportToFile(image.blob, out, { ...options, replace });
+      } finally {
+        await image.close();
+      }
+    });
     progress.stop();
     if (flags.quiet !== true)
       process.stderr.write(
@@ -105,9 +94,7 @@ async function exportCommand(out: string, flags: ExportFlags): Promise<void> {
       );
   } finally {
     progress.stop();
-    process.off('SIGINT', stop).off('SIGTERM', stop);
     await opener.close();
-    if (stopped !== undefined) process.exitCode = stopped === 'SIGINT' ? 130 : 143;
   }
 }
 
