@@ -1,9 +1,8 @@
 /** Devices of the snapshotter: attached by the service (`obd service`, `overlaybd-tcmu`), mounted here. */
-import { open } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DeviceError, OverlaybdError, isSystemError } from '../blob/index.js';
 import type { Logger } from '../log/index.js';
-import { mountFilesystem, unmountFilesystem } from '../native/index.js';
+import { unmountFilesystem } from '../native/index.js';
 import {
   NoServiceError,
   deviceState,
@@ -11,16 +10,14 @@ import {
   type AdminClient,
   type DeviceInfo,
 } from '../service/index.js';
-import type { DeviceHost } from '../snapshotter/index.js';
+import type { DeviceHost, FileSystemSpec } from '../snapshotter/index.js';
+import { findFileSystem, makeFileSystem, mountDevice } from './file-systems.js';
 
 /** A service that restarts is back within this. */
 const SERVICE_MS = 5_000;
 /** Somebody else is attaching or detaching the same device: seconds, unless a registry hangs. */
 const SETTLE_MS = 60_000;
 const POLL_MS = 100;
-/** Flags of mount(8) that are no option of the file system, and that an image's device has anyway. */
-const FLAGS = new Set(['ro', 'rw', 'defaults', 'discard', '']);
-
 /** What {@link ServiceDeviceHost} is made of. */
 export interface ServiceDeviceHostOptions {
   readonly client: AdminClient;
@@ -84,12 +81,16 @@ export class ServiceDeviceHost implements DeviceHost {
     return (await deviceState(devicePath)) === 'dead';
   }
 
-  async mount(devicePath: string, directory: string, type: string, data: string): Promise<void> {
-    const found = (await filesystemOf(devicePath)) ?? type;
-    const options = data.split(',').filter((option) => !FLAGS.has(option));
-    // The journal of an image is never replayed: that would write.
-    if (found === 'ext4' && !options.includes('noload')) options.push('noload');
-    await mountFilesystem(devicePath, directory, found, { readOnly: true, data: options.join(',') });
+  async fileSystemOf(devicePath: string): Promise<string | undefined> {
+    return (await findFileSystem(devicePath)).type;
+  }
+
+  makeFileSystem(devicePath: string, spec: FileSystemSpec): Promise<void> {
+    return makeFileSystem(devicePath, spec);
+  }
+
+  mount(devicePath: string, directory: string, spec: FileSystemSpec, writable: boolean): Promise<void> {
+    return mountDevice(devicePath, directory, spec, { writable, log: this.#options.log });
   }
 
   async unmount(directory: string, lazy: boolean): Promise<void> {
@@ -141,17 +142,4 @@ function blockDevice({ id, devicePath, transport }: DeviceInfo): string {
       hint: 'The service needs TCMU, or FUSE and loop devices ("transport" in overlaybd.json)',
     },
   );
-}
-
-/** ext4 or EROFS by its magic; undefined for what else there may be. Waits for the device's first blocks. */
-async function filesystemOf(devicePath: string): Promise<string | undefined> {
-  const start = Buffer.alloc(4096);
-  const file = await open(devicePath, 'r');
-  try {
-    await file.read(start, 0, start.length, 0);
-  } finally {
-    await file.close();
-  }
-  if (start.readUInt32LE(1024) === 0xe0f5e1e2) return 'erofs';
-  return start.readUInt16LE(1024 + 56) === 0xef53 ? 'ext4' : undefined;
 }

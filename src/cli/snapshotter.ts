@@ -18,6 +18,7 @@ import {
 import { runCommand } from './program.js';
 import { serviceConfigPath } from './service-config-path.js';
 import { ServiceDeviceHost } from './snapshot-devices.js';
+import { layerTools } from './snapshot-layers.js';
 
 /** Adds `snapshotter` to the program. */
 export function addSnapshotterCommand(program: Command): void {
@@ -62,7 +63,7 @@ async function snapshotterCommand(configArgument: string): Promise<void> {
     );
     const client = new AdminClient(apiSocket);
     const host = new ServiceDeviceHost({ client, log, tenant: config.tenant });
-    const snapshotter = await Snapshotter.open({ config, log, host });
+    const snapshotter = await Snapshotter.open({ config, log, host, tools: layerTools });
     try {
       const server = await SnapshotsServer.listen(config.address, snapshotter, log);
       log.info({ root: config.root, address: config.address }, 'snapshotter is ready');

@@ -9,6 +9,7 @@ export * from './merge-index.js';
 export * from './open-writable.js';
 export type { NewLayerOptions } from './rw-header.js';
 export * from './scratch-layer.js';
+export { unsealDataFile } from './seal-layer.js';
 export * from './sealed-layer.js';
 export * from './segment.js';
 export * from './segment-index.js';

@@ -95,15 +95,22 @@ export async function readRwHeader(file: RwFile, kind: 'data' | 'index'): Promis
  * @throws FormatError
  */
 export async function refuseSealed(file: RwFile, header: LayerHeader): Promise<void> {
-  if (header.uuid === null || file.size < 2 * HEADER_SIZE) return;
+  if ((await sealOf(file, header)) === undefined) return;
   const place: BlockPlace = { source: file.name, offset: file.size - HEADER_SIZE, kind: 'trailer' };
+  throw blockError(place, 'sealed bit', 0, 1, 'The layer was sealed in place: use it as a lower layer');
+}
+
+/** The trailer of a data file that was sealed in place; undefined while it is writable. @throws FormatError, IoError */
+export async function sealOf(file: RwFile, header: LayerHeader): Promise<LayerHeader | undefined> {
+  if (header.uuid === null || file.size < 2 * HEADER_SIZE) return undefined;
+  const offset = file.size - HEADER_SIZE;
   const block = new Uint8Array(HEADER_SIZE);
-  await file.read(place.offset, block);
-  if (!hasLayerMagic(block)) return;
-  const trailer = parseHeader(block, place);
+  await file.read(offset, block);
+  if (!hasLayerMagic(block)) return undefined;
+  const trailer = parseHeader(block, { source: file.name, offset, kind: 'trailer' });
   const mask = HeaderFlag.HEADER | HeaderFlag.DATA | HeaderFlag.SEALED;
-  if ((trailer.flags & mask) === (HeaderFlag.DATA | HeaderFlag.SEALED) && trailer.uuid === header.uuid)
-    throw blockError(place, 'sealed bit', 0, 1, 'The layer was sealed in place: use it as a lower layer');
+  const sealed = (trailer.flags & mask) === (HeaderFlag.DATA | HeaderFlag.SEALED);
+  return sealed && trailer.uuid === header.uuid ? trailer : undefined;
 }
 
 /** What a header says about the layer. */

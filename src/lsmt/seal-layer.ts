@@ -1,7 +1,8 @@
 import { FormatError, roundUp, SECTOR } from '../blob/index.js';
-import { encodeHeader, HeaderFlag, MAX_SEALED_ENTRIES } from './format.js';
+import { encodeHeader, HEADER_SIZE, HeaderFlag, MAX_SEALED_ENTRIES } from './format.js';
 import type { LayerInfo } from './layer.js';
-import type { RwFile } from './rw-file.js';
+import { RwFile } from './rw-file.js';
+import { readRwHeader, sealOf } from './rw-header.js';
 import {
   diskEntry,
   SEGMENT_SIZE,
@@ -52,4 +53,30 @@ export async function sealDataFile(
   });
   await file.write(indexOffset + words.byteLength, trailer);
   await file.sync();
+}
+
+/**
+ * Takes back what {@link sealDataFile} appended, durably: the layer is writable again, with its index file if it has one.
+ * @returns false if the data file was not sealed; then nothing is changed.
+ * @throws FormatError, IoError; IoError too if something uses the layer.
+ */
+export async function unsealDataFile(path: string): Promise<boolean> {
+  const file = await RwFile.open(path, 'write');
+  try {
+    file.lock('write');
+    const trailer = await sealOf(file, await readRwHeader(file, 'data'));
+    if (trailer === undefined) return false;
+    const { indexOffset } = trailer;
+    if (indexOffset < HEADER_SIZE || indexOffset > file.size - HEADER_SIZE)
+      throw new FormatError(
+        'OBD_FORMAT_BAD_TRAILER',
+        `Cannot unseal "${path}": its index is at byte ${indexOffset}, expected one of the file's ${file.size}`,
+        { source: path, offset: file.size - HEADER_SIZE },
+      );
+    await file.truncate(Number(indexOffset));
+    await file.sync();
+    return true;
+  } finally {
+    await file.close();
+  }
 }

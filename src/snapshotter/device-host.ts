@@ -1,3 +1,5 @@
+import type { FileSystemSpec } from './file-system-spec.js';
+
 /** How the snapshotter reaches devices, mounts and the mount table; wired where the program starts. Calls may overlap. */
 export interface DeviceHost {
   /**
@@ -10,8 +12,15 @@ export interface DeviceHost {
   detach(configPath: string): Promise<void>;
   /** Whether whoever served this device is gone for good: nothing but errors comes from it. */
   isDead(devicePath: string): Promise<boolean>;
-  /** Mounts a device, read-only. `type` is what the image says; the device may know better. */
-  mount(devicePath: string, directory: string, type: string, data: string): Promise<void>;
+  /** What a device holds, by its magic; undefined for what has none that is known. */
+  fileSystemOf(devicePath: string): Promise<string | undefined>;
+  /** Makes an empty file system on a device that reads as zeroes. */
+  makeFileSystem(devicePath: string, spec: FileSystemSpec): Promise<void>;
+  /**
+   * Mounts a device. The type is what the image says; the device may know better. A writable one is repaired first, if
+   * it was not unmounted cleanly.
+   */
+  mount(devicePath: string, directory: string, spec: FileSystemSpec, writable: boolean): Promise<void>;
   /** Unmounts what one sees at a directory; `lazy`: even when it is in use. */
   unmount(directory: string, lazy: boolean): Promise<void>;
   /** Mounts at or below a directory: where, and of what. The last at a place is what one sees there. */
@@ -23,6 +32,8 @@ export const noDevices: DeviceHost = {
   attach: () => Promise.reject(new Error('this snapshotter was started without devices')),
   detach: () => Promise.resolve(),
   isDead: () => Promise.resolve(false),
+  fileSystemOf: () => Promise.resolve(undefined),
+  makeFileSystem: () => Promise.reject(new Error('this snapshotter was started without devices')),
   mount: () => Promise.reject(new Error('this snapshotter was started without devices')),
   unmount: () => Promise.resolve(),
   mountsBelow: () => Promise.resolve([]),

@@ -1,16 +1,18 @@
 /**
- * Devices of image layers, each mounted once however many containers use it. There is no record of its own: the mount
- * table says what is mounted, the device host what is attached. So a restart of the snapshotter changes nothing, and
- * after a restart of everything the next use attaches and mounts again.
+ * Devices of snapshots: an image layer's, mounted once however many containers use it, and a container's own. There is
+ * no record of its own: the mount table says what is mounted, the device host what is attached. So a restart of the
+ * snapshotter changes nothing, and after a restart of everything the next use attaches and mounts again.
  *
  *   (nothing) --mounted()--> attached --> mounted --release()--> (nothing)
  *                               \ cannot be mounted: detached again
+ *   (nothing) --attached()-> attached --release()--> (nothing)
  */
 import { existsSync } from 'node:fs';
 import { readFile, rm, writeFile } from 'node:fs/promises';
 import { DeviceError, ioError } from '../blob/index.js';
 import type { Logger } from '../log/index.js';
 import type { DeviceHost } from './device-host.js';
+import type { FileSystemSpec } from './file-system-spec.js';
 import { KeyedLocks } from './keyed-locks.js';
 import type { Layout } from './layout.js';
 
@@ -21,6 +23,15 @@ export interface DevicesOptions {
   readonly log: Logger;
   /** How long a device may take to appear. */
   readonly timeoutMs: number;
+}
+
+/** Whose device it is. */
+export interface DeviceUse {
+  readonly fileSystem: FileSystemSpec;
+  /** A container's own: it is written to. Default: an image layer's. */
+  readonly own?: boolean;
+  /** It is new, and without a file system. */
+  readonly make?: boolean;
 }
 
 /** Stacked mounts that are taken off one mountpoint: more is a loop, not a stack. */
@@ -36,12 +47,11 @@ export class Devices {
   }
 
   /**
-   * Makes sure that a layer's device is mounted on its mountpoint and alive.
-   * @param fsType `type[;mount options[;...]]`
+   * Makes sure that a snapshot's device is mounted on its mountpoint and alive.
    * @throws what the image or the host says; DeviceError when it takes too long. Nothing is left behind, except that a
-   * device which comes too late is there for the next call.
+   * layer's device which comes too late is there for the next call.
    */
-  mounted(id: number, fsType: string): Promise<void> {
+  mounted(id: number, use: DeviceUse): Promise<void> {
     return this.#locks.run(String(id), async () => {
       const { host, layout, log } = this.#options;
       const mountpoint = layout.mountpoint(id);
@@ -51,23 +61,49 @@ export class Devices {
         log.warn({ snapshot: id, devicePath: source }, 'device lost its service; attaching it again');
         await this.#unmountAll(mountpoint, true);
       }
-      const devicePath = await this.#attach(id);
-      const [type = 'ext4', data = ''] = fsType.split(';');
-      try {
-        await writeFile(layout.mark(id), devicePath, { mode: 0o600 });
-        await host.mount(devicePath, mountpoint, type, data);
-      } catch (error) {
-        await host.detach(layout.config(id)).catch((second: unknown) => {
-          log.warn({ snapshot: id, devicePath, err: second }, 'device stays though it was not mounted');
-        });
-        throw ioError(error, `mount the device of snapshot ${id}`, devicePath);
-      }
-      log.info({ snapshot: id, devicePath }, 'device is mounted');
+      await this.#attached(id, use, 'mount', async (devicePath) => {
+        await host.mount(devicePath, mountpoint, use.fileSystem, use.own === true);
+        log.info({ snapshot: id, devicePath }, 'device is mounted');
+      });
     });
   }
 
   /**
-   * Unmounts and detaches a layer's device, if it has one.
+   * Makes sure that a snapshot's device is there, for who mounts it himself.
+   * @returns its path and what is on it. @throws as {@link mounted}.
+   */
+  attached(id: number, use: DeviceUse): Promise<{ devicePath: string; type: string }> {
+    return this.#locks.run(String(id), () =>
+      this.#attached(id, use, 'use', async (devicePath) => ({
+        devicePath,
+        type: (await this.#options.host.fileSystemOf(devicePath)) ?? use.fileSystem.type,
+      })),
+    );
+  }
+
+  /** @param then when it fails, the device goes again. */
+  async #attached<T>(
+    id: number,
+    use: DeviceUse,
+    action: string,
+    then: (devicePath: string) => Promise<T>,
+  ): Promise<T> {
+    const { host, layout, log } = this.#options;
+    const devicePath = await this.#attach(id, use.own === true);
+    try {
+      await writeFile(layout.mark(id), devicePath, { mode: 0o600 });
+      if (use.make === true) await host.makeFileSystem(devicePath, use.fileSystem);
+      return await then(devicePath);
+    } catch (error) {
+      await host.detach(layout.config(id)).catch((second: unknown) => {
+        log.warn({ snapshot: id, devicePath, err: second }, 'device stays though it is of no use');
+      });
+      throw ioError(error, `${action} the device of snapshot ${id}`, devicePath);
+    }
+  }
+
+  /**
+   * Unmounts and detaches a snapshot's device, if it has one.
    * @param used asked when nobody else is busy with it: then it stays.
    * @throws if it is in use.
    */
@@ -85,7 +121,7 @@ export class Devices {
     });
   }
 
-  async #attach(id: number): Promise<string> {
+  async #attach(id: number, own: boolean): Promise<string> {
     const { host, layout, log, timeoutMs } = this.#options;
     const config = layout.config(id);
     const attaching = host.attach(id, config);
@@ -99,9 +135,12 @@ export class Devices {
     } finally {
       clearTimeout(timer);
     }
-    attaching.catch((error: unknown) => {
-      log.warn({ snapshot: id, err: error }, 'device failed after its deadline');
-    });
+    attaching
+      // Nobody will come back for a container's own.
+      .then(() => (own ? host.detach(config) : undefined))
+      .catch((error: unknown) => {
+        log.warn({ snapshot: id, err: error }, 'device failed after its deadline');
+      });
     const reason = (await readFile(layout.result(id), 'utf8').catch(() => '')).trim();
     throw new DeviceError(
       'OBD_DEVICE_BUSY',

@@ -1,7 +1,9 @@
 /** The containerd snapshotter: Snapshots v1 over gRPC, metadata, directories and mounts. */
 export * from './config.js';
 export type { DeviceHost } from './device-host.js';
+export type { FileSystemSpec } from './file-system-spec.js';
 export * from './grpc-server.js';
+export type { LayerTools, NewWritableLayer, WritablePair } from './layer-tools.js';
 export type { Mount } from './mounts.js';
 export type { DiskUsage, Labels, SnapshotKind, SnapshotRecord } from './records.js';
 export * from './snapshotter.js';

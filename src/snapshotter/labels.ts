@@ -25,6 +25,12 @@ export const Label = {
   localCommitPath: `${OBD}.localcommitpath`,
   /** `image`: not a container's. */
   type: 'containerd.io/snapshot/type',
-  /** `dir` or `dev`. */
+  /** `dir` or `dev`; anything else is the overlay. */
   writable: `${OBD}.writable`,
+  /** GiB of a writable device that has no image below. */
+  vsize: `${OBD}/vsize`,
+  /** Directory for the files of a writable layer, instead of the snapshot's own. */
+  activePath: 'containerd.io/snapshot/overlay.active.path',
+  /** Most bytes that a container may write to its overlay; "rootfsQuota" for one. */
+  diskQuota: 'containerd.io/snapshot/disk_quota',
 } as const;

@@ -7,10 +7,11 @@ import { existsSync } from 'node:fs';
 import { chmod, mkdir, open, rename, rm, writeFile } from 'node:fs/promises';
 import { basename } from 'node:path';
 import { SnapshotError, ioError } from '../blob/index.js';
-import { loadImageConfig, type ImageConfig } from '../image/index.js';
+import { hasUpper, loadImageConfig, type ImageConfig } from '../image/index.js';
 import type { Logger } from '../log/index.js';
 import { blobUrl, type Mirror } from './blob-url.js';
 import { Label } from './labels.js';
+import type { WritablePair } from './layer-tools.js';
 import type { Layout } from './layout.js';
 import type { Labels } from './records.js';
 
@@ -138,23 +139,66 @@ export class LayerConfigs {
     );
   }
 
+  /** Writes the configuration of a container's own device: the image's layers, and the writable one. */
+  async writeWritable(id: number, parentId: number | undefined, upper: WritablePair): Promise<void> {
+    const below = await this.#below(parentId);
+    await this.#store(
+      id,
+      JSON.stringify({
+        ...(below === undefined || below.repoBlobUrl === '' ? {} : { repoBlobUrl: below.repoBlobUrl }),
+        lowers: (below?.lowers ?? []).map(withoutEmpty),
+        upper,
+        resultFile: this.#options.layout.result(id),
+        ...(below?.accelerationLayer === true ? { accelerationLayer: true } : {}),
+      }),
+    );
+  }
+
+  /** Writes the configuration of a layer that was a container's own device. @throws SnapshotError, IoError */
+  async writeCommitted(id: number, parentId: number | undefined): Promise<void> {
+    const below = await this.#below(parentId);
+    const lowers = (below?.lowers ?? []).map(withoutEmpty);
+    await this.#store(
+      id,
+      JSON.stringify({
+        ...(below === undefined || below.repoBlobUrl === '' ? {} : { repoBlobUrl: below.repoBlobUrl }),
+        // An image's trace is of its own layers.
+        lowers: [
+          ...(below?.accelerationLayer === true ? lowers.slice(0, -1) : lowers),
+          { dir: this.#options.layout.fs(id) },
+        ],
+        resultFile: this.#options.layout.result(id),
+      }),
+    );
+  }
+
+  /** The writable layer that a snapshot's configuration names, if it names one. @throws IoError, ConfigError */
+  async upperOf(id: number): Promise<WritablePair | undefined> {
+    const { layout, log } = this.#options;
+    const config = await loadImageConfig(layout.config(id), log);
+    return hasUpper(config) ? { data: config.upper.data, index: config.upper.index } : undefined;
+  }
+
+  async #below(parentId: number | undefined): Promise<ImageConfig | undefined> {
+    const { layout, log } = this.#options;
+    if (parentId === undefined) return undefined;
+    if (!this.has(parentId))
+      throw new SnapshotError(
+        'OBD_SNAPSHOT_INVALID',
+        'A layer in overlaybd format is on top of an ordinary one: it cannot be read without those below it',
+        { hint: 'Convert the whole image (obdconv)' },
+      );
+    return loadImageConfig(layout.config(parentId), log);
+  }
+
   async #write(
     id: number,
     parentId: number | undefined,
     labels: Labels,
     own: (below: readonly Lower[]) => Lower,
   ): Promise<void> {
-    const { layout, log, mirrors } = this.#options;
-    let below: ImageConfig | undefined;
-    if (parentId !== undefined) {
-      if (!this.has(parentId))
-        throw new SnapshotError(
-          'OBD_SNAPSHOT_INVALID',
-          'A layer in overlaybd format is on top of an ordinary one: it cannot be read without those below it',
-          { hint: 'Convert the whole image (obdconv)' },
-        );
-      below = await loadImageConfig(layout.config(parentId), log);
-    }
+    const { layout, mirrors } = this.#options;
+    const below = await this.#below(parentId);
     const lowers = (below?.lowers ?? []).map(withoutEmpty);
     const ref = imageRefOf(labels);
     const url = ref === undefined ? below?.repoBlobUrl : blobUrl(ref, mirrors);

@@ -10,6 +10,9 @@ export interface Mount {
   readonly options: readonly string[];
 }
 
+/** File systems that take the mount option `discard`. */
+export const DISCARDING: ReadonlySet<string> = new Set(['ext4', 'xfs', 'btrfs', 'f2fs']);
+
 /** What {@link mountsOn} needs. */
 export interface MountContext {
   readonly layout: Layout;
@@ -24,6 +27,11 @@ function mount(type: string, source: string, options: readonly string[]): Mount[
 /** A bind mount of a directory. */
 export function bindMount(source: string, mode: 'rw' | 'ro', how: 'rbind' | 'bind' = 'rbind'): Mount[] {
   return mount('bind', source, [mode, how]);
+}
+
+/** A container's own device, or an image's, for who mounts it himself. `discard` is not known to every file system. */
+export function deviceMount(devicePath: string, type: string, mode: 'rw' | 'ro'): Mount[] {
+  return mount(type, devicePath, DISCARDING.has(type) ? [mode, 'discard'] : [mode]);
 }
 
 function overlay(context: MountContext, options: readonly string[]): Mount[] {

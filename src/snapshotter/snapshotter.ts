@@ -7,6 +7,8 @@
  *
  *   container -> ordinary layer -> ... -> overlaybd layer -> (its ancestors are in its device)
  *     upper         fs                      device, mounted on its block/mountpoint
+ *
+ * or, directly on an overlaybd layer, a device of its own (writable-layers.ts).
  */
 import { existsSync } from 'node:fs';
 import { mkdir, realpath } from 'node:fs/promises';
@@ -20,11 +22,14 @@ import { parseFilters } from './filters.js';
 import { KeyedLocks } from './keyed-locks.js';
 import { Label } from './labels.js';
 import { LayerConfigs, layerKind } from './layer-config.js';
+import { noLayerTools, type LayerTools } from './layer-tools.js';
 import { Layout } from './layout.js';
 import { MetadataStore } from './metadata-store.js';
-import { bindMount, mountsOn, type Mount, type MountContext } from './mounts.js';
+import { EXTRACTION, MountPoints } from './mount-points.js';
+import type { Mount } from './mounts.js';
 import type { DiskUsage, Labels, SnapshotRecord } from './records.js';
 import { SnapshotDirs } from './snapshot-dirs.js';
+import { WritableLayers, writeModeOf } from './writable-layers.js';
 
 /** What a snapshotter is made of. */
 export interface SnapshotterOptions {
@@ -32,18 +37,9 @@ export interface SnapshotterOptions {
   readonly log: Logger;
   /** Without one, images in overlaybd format do not run. */
   readonly host?: DeviceHost;
+  /** Without them, containers have no devices of their own. */
+  readonly tools?: LayerTools;
 }
-
-/** What a snapshot stands on. */
-interface Base {
-  /** Directories, nearest first. */
-  readonly lowers: readonly string[];
-  /** The layer whose device is the last of them. */
-  readonly device: SnapshotRecord | undefined;
-}
-
-/** Keys of layers that containerd unpacks, with and without a pull: `NAMESPACE/NUMBER/extract-RANDOM CHAIN`. */
-const EXTRACTION = /(?:^|\/)extract-\S+ sha256:[0-9a-f]{64}$/;
 
 /** The kernel's overlayfs knows "index". */
 const OVERLAY_INDEX = '/sys/module/overlay/parameters/index';
@@ -54,10 +50,11 @@ export class Snapshotter {
   readonly #layout: Layout;
   readonly #store: MetadataStore;
   readonly #dirs: SnapshotDirs;
-  readonly #context: MountContext;
   readonly #host: DeviceHost;
   readonly #devices: Devices;
   readonly #configs: LayerConfigs;
+  readonly #writable: WritableLayers;
+  readonly #mountPoints: MountPoints;
   /** By key: commit and remove of one snapshot do not overlap. */
   readonly #locks = new KeyedLocks();
 
@@ -66,8 +63,7 @@ export class Snapshotter {
     this.#layout = layout;
     this.#store = store;
     this.#dirs = dirs;
-    this.#context = { layout, indexOff: existsSync(OVERLAY_INDEX) };
-    const { config, log, host = noDevices } = options;
+    const { config, log, host = noDevices, tools = noLayerTools } = options;
     this.#host = host;
     this.#devices = new Devices({ host, layout, log, timeoutMs: config.attachTimeout * 1000 });
     this.#configs = new LayerConfigs({
@@ -75,6 +71,22 @@ export class Snapshotter {
       log,
       mirrors: config.mirrorRegistry,
       turboFsTypes: config.turboFsType,
+    });
+    this.#writable = new WritableLayers({
+      layout,
+      configs: this.#configs,
+      tools,
+      sparse: config.writableLayerType === 'sparse',
+    });
+    this.#mountPoints = new MountPoints({
+      config,
+      log,
+      layout,
+      store,
+      context: { layout, indexOff: existsSync(OVERLAY_INDEX) },
+      configs: this.#configs,
+      devices: this.#devices,
+      writable: this.#writable,
     });
   }
 
@@ -127,18 +139,20 @@ export class Snapshotter {
 
   /** What to mount for an active snapshot or a view. @throws SnapshotError */
   async mounts(key: string): Promise<Mount[]> {
-    const record = this.#store.get(key);
-    if (record.kind === 'committed')
-      throw new SnapshotError('OBD_SNAPSHOT_PRECONDITION', `Cannot mount "${key}": it is committed`);
-    const base = this.#baseOf(record);
-    await this.#mountDevice(base);
-    return this.#mountsOf(record, base);
+    const record = this.#active(key);
+    if (!this.#mountPoints.hasOwnDevice(record)) return this.#mountPoints.open(record);
+    // Not while it is being committed.
+    return this.#locks.run(key, async () => this.#mountPoints.open(this.#active(key)));
   }
 
   /** Makes a layer of an active snapshot. @throws SnapshotError, IoError */
   commit(name: string, key: string, labels: Labels, parent = ''): Promise<void> {
     return this.#locks.run(key, async () => {
       const active = this.#store.assertCommittable(name, key, parent);
+      if (await this.#writable.has(active)) {
+        await this.#commitWritable(active, name, labels, parent);
+        return;
+      }
       const { id } = active;
       const written = await this.#writeUnpacked(active, active.parent === '' ? parent : active.parent);
       try {
@@ -154,11 +168,12 @@ export class Snapshotter {
   /** Removes a snapshot that has no children. @throws SnapshotError */
   remove(key: string): Promise<void> {
     return this.#locks.run(key, async () => {
-      const device = this.#baseOf(this.#store.get(key)).device;
+      const { asyncRemove, autoRemoveDev } = this.#options.config;
+      const device = this.#mountPoints.imageDeviceOf(this.#store.get(key));
       const { id, kind } = this.#store.remove(key);
-      if (kind !== 'committed' && device !== undefined && this.#options.config.autoRemoveDev)
-        await this.#releaseUnused(device);
-      if (!this.#options.config.asyncRemove) await this.#discard(this.#layout.dir(id), id);
+      if (kind !== 'committed' && device !== undefined && autoRemoveDev)
+        await this.#mountPoints.releaseUnused(device);
+      if (!asyncRemove) await this.#discard(this.#layout.dir(id), id);
     });
   }
 
@@ -195,26 +210,47 @@ export class Snapshotter {
           }
         }
       }
-      const { [Label.writable]: writable, ...others } = labels;
-      const record = this.#store.create({ id, name: key, parent, kind, labels: others });
-      try {
-        const base = this.#baseOf(record);
-        if (base.device !== undefined && writable !== undefined)
-          throw new SnapshotError(
-            'OBD_SNAPSHOT_UNSUPPORTED',
-            `Writable devices are not supported yet: label "${Label.writable}" is "${writable}"`,
-            { hint: 'Without the label, the container writes to an overlay on the image' },
-          );
-        await this.#mountDevice(base);
-        return this.#mountsOf(record, base);
-      } catch (error) {
-        if (this.#store.find(key)?.id === id) this.#store.remove(key);
-        throw error;
-      }
+      return this.#createPlain(id, { name: key, parent, kind, labels });
     });
     // That is how containerd learns that nothing has to be fetched.
     if (mounts === undefined) throw targetExists(labels);
     return mounts;
+  }
+
+  /** Anything that is not a remote layer of a pull. */
+  async #createPlain(
+    id: number,
+    { name, parent, kind, labels }: Pick<SnapshotRecord, 'name' | 'parent' | 'kind' | 'labels'>,
+  ): Promise<Mount[]> {
+    const parentId = this.#store.find(parent)?.id;
+    const mode = writeModeOf(labels, {
+      rwMode: this.#options.config.rwMode,
+      onDevice: parentId === undefined ? kind === 'active' : this.#configs.has(parentId),
+      unpacking: EXTRACTION.test(name),
+    });
+    const kept = Object.fromEntries(Object.entries(labels).filter(([name]) => name !== Label.writable));
+    if (mode !== undefined) kept[Label.writable] = mode;
+    const own = mode !== undefined && kind === 'active';
+    let make = false;
+    if (own) {
+      const { type, makeOptions } = this.#mountPoints.fileSystemOf(labels, parent);
+      const ext4 = type === 'ext4' && makeOptions === '';
+      make = parentId === undefined && !ext4;
+      await this.#writable.create(id, parentId, labels, ext4);
+    }
+    try {
+      const record = this.#store.create({ id, name, parent, kind, labels: kept });
+      return await this.#mountPoints.open(record, make);
+    } catch (error) {
+      if (this.#store.find(name)?.id === id) this.#store.remove(name);
+      if (own) {
+        await this.#devices.release(id).catch((second: unknown) => {
+          this.#options.log.warn({ snapshot: id, err: second }, 'device of a snapshot that failed stays');
+        });
+        await this.#writable.discard(id).catch(() => undefined); // its directory is removed anyway
+      }
+      throw error;
+    }
   }
 
   /**
@@ -250,50 +286,61 @@ export class Snapshotter {
     return { [Label.localCommitPath]: blob };
   }
 
-  /** A layer that is being pulled stands on directories only: what is unpacked needs no device. */
-  #baseOf(record: SnapshotRecord): Base {
-    const pulling =
-      record.labels[Label.targetRef] !== undefined ||
-      record.labels[Label.type] === 'image' ||
-      EXTRACTION.test(record.name);
-    const lowers: string[] = [];
-    for (const ancestor of this.#store.ancestors(record)) {
-      if (!pulling && this.#configs.has(ancestor.id)) {
-        lowers.push(this.#layout.mountpoint(ancestor.id));
-        return { lowers, device: ancestor };
-      }
-      lowers.push(this.#layout.fs(ancestor.id));
-    }
-    return { lowers, device: undefined };
-  }
-
-  async #mountDevice({ device }: Base): Promise<void> {
-    if (device === undefined) return;
-    const { defaultFsType } = this.#options.config;
-    await this.#devices.mounted(device.id, device.labels[Label.fsType] ?? defaultFsType);
-  }
-
-  #mountsOf(record: SnapshotRecord, { lowers }: Base): Mount[] {
-    // An overlaybd blob is unpacked as it is, on nothing.
-    if (this.#configs.has(record.id)) return bindMount(this.#layout.fs(record.id), 'rw', 'bind');
-    return mountsOn(this.#context, record, lowers);
-  }
-
-  /** Detaches the device of a layer that no container stands on. What fails is logged: it can be had later. */
-  async #releaseUnused(layer: SnapshotRecord): Promise<void> {
-    const used = (): boolean =>
-      this.#store.all().some((r) => r.kind !== 'committed' && this.#baseOf(r).device?.id === layer.id);
+  /** Makes a layer of a container's own device, which nobody may use any more. */
+  async #commitWritable(active: SnapshotRecord, name: string, labels: Labels, parent: string): Promise<void> {
+    const { id } = active;
+    const { log } = this.#options;
+    if (parent !== active.parent && parent !== '')
+      throw new SnapshotError(
+        'OBD_SNAPSHOT_INVALID',
+        `Cannot commit "${active.name}" on "${parent}": its device was made without it`,
+      );
+    const parentId = this.#store.find(active.parent)?.id;
+    await this.#writable.restore(active, parentId);
+    const pair = await this.#writable.pairOf(active);
     try {
-      await this.#devices.release(layer.id, used);
+      await this.#devices.release(id);
     } catch (error) {
-      this.#options.log.warn({ snapshot: layer.id, err: error }, 'device without users is not detached');
+      await this.#mountPoints.open(active).catch((second: unknown) => {
+        log.warn({ snapshot: id, err: second }, 'device is not mounted again');
+      });
+      throw new SnapshotError(
+        'OBD_SNAPSHOT_PRECONDITION',
+        `Cannot commit "${active.name}": its device is in use`,
+        { cause: error, hint: 'End its task first' },
+      );
     }
+    try {
+      const path = await this.#writable.commit(active, parentId);
+      const usage = await diskUsage(this.#layout.fs(id));
+      this.#store.commit(name, active.name, { ...labels, [Label.localCommitPath]: path }, usage, parent);
+    } catch (error) {
+      await this.#writable.restore(active, parentId).catch((second: unknown) => {
+        log.error(
+          { snapshot: id, err: second },
+          'snapshot that was not committed is repaired on its next use',
+        );
+      });
+      throw error;
+    }
+    await this.#writable.finish(id, pair).catch((error: unknown) => {
+      log.warn({ snapshot: id, err: error }, 'files of a writable layer stay');
+    });
+  }
+
+  #active(key: string): SnapshotRecord {
+    const record = this.#store.get(key);
+    if (record.kind !== 'committed') return record;
+    throw new SnapshotError('OBD_SNAPSHOT_PRECONDITION', `Cannot mount "${key}": it is committed`);
   }
 
   /** Removes a directory that no snapshot has, with its device. */
   async #discard(path: string, id: number | undefined): Promise<void> {
     try {
-      if (id !== undefined) await this.#devices.release(id);
+      if (id !== undefined) {
+        await this.#devices.release(id);
+        await this.#writable.discard(id);
+      }
       const [mounted] = await this.#host.mountsBelow(path);
       if (mounted !== undefined)
         throw new SnapshotError('OBD_SNAPSHOT_PRECONDITION', `"${mounted.directory}" is still mounted`);

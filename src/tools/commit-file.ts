@@ -6,6 +6,7 @@ import {
   layerSource,
   openSealedLayer,
   openWritableLayer,
+  unsealDataFile,
   type CommitOptions,
   type CommitResult,
   type CommitSource,
@@ -95,4 +96,12 @@ export async function sealInPlace(upper: UpperPaths): Promise<void> {
   } finally {
     await layer.close();
   }
+}
+
+/**
+ * Makes a layer that {@link sealInPlace} sealed writable again; its index file must still be there.
+ * @returns false if it was not sealed. @throws FormatError, IoError
+ */
+export function unsealInPlace(data: string): Promise<boolean> {
+  return unsealDataFile(data);
 }

@@ -24,6 +24,8 @@ export interface CreateLayerOptions {
   readonly parentUuid?: string | null;
   /** Put an empty ext4 file system into it. */
   readonly mkfs?: boolean;
+  /** Without the directory lost+found: for the root of a container. */
+  readonly bare?: boolean;
 }
 
 /** Bytes copied at once. */
@@ -41,7 +43,7 @@ export async function createLayer(options: CreateLayerOptions): Promise<void> {
   try {
     if (options.mkfs === true) {
       disk = await WritableLayerStack.open([], layer);
-      await makeFileSystem(disk, dirname(data));
+      await makeFileSystem(disk, dirname(data), options.bare);
       await disk.flush();
     }
     await (disk ?? layer).close();
@@ -100,17 +102,19 @@ function checkFileSystemSize(size: number): void {
 }
 
 /** Writes an empty ext4 file system over all of `disk`, which reads as zeroes so far. */
-export async function makeFileSystem(disk: WritableBlob, workDir: string): Promise<void> {
-  await copyFileSystem(disk.size, workDir, (offset, bytes) => disk.write(offset, bytes));
+export async function makeFileSystem(disk: WritableBlob, workDir: string, bare = false): Promise<void> {
+  await copyFileSystem(disk.size, workDir, (offset, bytes) => disk.write(offset, bytes), bare);
 }
 
 async function copyFileSystem(
   size: number,
   workDir: string,
   write: (offset: number, bytes: Uint8Array) => Promise<void>,
+  bare = false,
 ): Promise<void> {
   const image = await Ext4Image.format(workDir, size - (size % 4096));
   try {
+    if (bare) await image.removeTree(Ext4Image.ROOT, 'lost+found');
     await image.flush();
     const runs = await image.changes();
     const file = imageSource(image, runs).files[0]?.blob;
