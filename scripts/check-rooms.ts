@@ -18,6 +18,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[] | 'anything'>> = {
   registryblob: ['blob', 'log'],
   registryserver: ['blob', 'log'],
   oci: ['blob', 'log', 'tar', 'registryblob'],
+  containerd: ['blob', 'log', 'registryblob', 'oci'],
   blockdev: ['blob', 'log', 'native'],
   image: ['blob', 'log', 'native', 'cache', 'registryblob', ...formats],
   convert: ['blob', 'log', 'native', 'registryblob', 'oci', ...formats],

@@ -42,6 +42,13 @@ export const ERROR_CODES = [
   'OBD_SNAPSHOT_INVALID',
   'OBD_SNAPSHOT_PRECONDITION',
   'OBD_SNAPSHOT_UNSUPPORTED',
+  // containerd, as a client of it.
+  'OBD_CONTAINERD_CONNECTION',
+  'OBD_CONTAINERD_TIMEOUT',
+  'OBD_CONTAINERD_UNAVAILABLE',
+  'OBD_CONTAINERD_NOT_FOUND',
+  'OBD_CONTAINERD_EXISTS',
+  'OBD_CONTAINERD_REFUSED',
   // Configuration and command line.
   'OBD_CONFIG_SYNTAX',
   'OBD_CONFIG_VALUE',
@@ -146,6 +153,15 @@ export class SnapshotError extends OverlaybdError {
   override name = 'SnapshotError';
   declare readonly code: CodeOf<'SNAPSHOT'>;
   constructor(code: CodeOf<'SNAPSHOT'>, message: string, fields?: ErrorFields) {
+    super(code, message, fields);
+  }
+}
+
+/** containerd did not give what was asked; `cause` is gRPC's error. */
+export class ContainerdError extends OverlaybdError {
+  override name = 'ContainerdError';
+  declare readonly code: CodeOf<'CONTAINERD'>;
+  constructor(code: CodeOf<'CONTAINERD'>, message: string, fields?: ErrorFields) {
     super(code, message, fields);
   }
 }

@@ -9,6 +9,7 @@ export function exitStatus(code: ErrorCode): number {
   if (code.startsWith('OBD_DEVICE_')) return 5;
   if (code.startsWith('OBD_CONVERT_')) return 6;
   if (code.startsWith('OBD_IO_') || code.startsWith('OBD_CACHE_')) return 7;
+  if (code.startsWith('OBD_CONTAINERD_')) return 8;
   return 1;
 }
 

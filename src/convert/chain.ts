@@ -1,19 +1,5 @@
-/** Names of layers with all that is below them (image specification, "chain ID"). */
-import { createHash } from 'node:crypto';
-
-/** One chain ID per layer, bottom first. */
-export function chainIds(diffIds: readonly string[]): string[] {
-  const chain: string[] = [];
-  for (const diffId of diffIds) {
-    const below = chain.at(-1);
-    chain.push(
-      below === undefined
-        ? diffId
-        : `sha256:${createHash('sha256').update(`${below} ${diffId}`).digest('hex')}`,
-    );
-  }
-  return chain;
-}
+/** Names of layers with all that is below them. */
+export { chainIds } from '../oci/index.js';
 
 /** A layer's uuid as the reference makes it: the first 32 digits of the chain ID, upper case, 8-4-4-4-12. */
 export function layerUuid(chainId: string): string {

@@ -1,6 +1,7 @@
 /** Images as registries and OCI layouts hold them: documents, sources and targets. */
 export { OciArchiveSource } from './archive-image.js';
 export { ArchiveTarget } from './archive-target.js';
+export { chainIds } from './chain-ids.js';
 export { digestOf, verifiedStream, verifyBytes } from './digest.js';
 export { DockerArchiveSource } from './docker-archive.js';
 export { parseDocument } from './document.js';

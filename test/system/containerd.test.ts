@@ -1,117 +1,20 @@
 /** Debian's containerd and runc on our snapshotter and service: an ordinary image and one in overlaybd format. */
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { execFile, spawn, type ChildProcess } from 'node:child_process';
-import { once } from 'node:events';
-import { readFile, readdir, writeFile } from 'node:fs/promises';
+import { execFile } from 'node:child_process';
 import { join } from 'node:path';
-import test, { type TestContext } from 'node:test';
-import { setTimeout as sleep } from 'node:timers/promises';
+import test from 'node:test';
 import { promisify } from 'node:util';
-import { fuseUnsupported } from '../../src/blockdev/index.js';
 import { openImageSource, openImageTarget, resolveManifest, type Descriptor } from '../../src/oci/index.js';
 import { RegistryClient } from '../../src/registryblob/index.js';
 import { startRegistryServer } from '../../src/registryserver/index.js';
-import { AdminClient } from '../../src/service/index.js';
-import { missing } from '../support/commands.js';
-import { checkout, fixture, noFixtures } from '../support/fixtures.js';
-import { leftSince, takeSnapshot } from '../support/leaks.js';
+import { emptied, noContainerd, startNode } from '../support/containerd-node.js';
+import { fixture, noFixtures } from '../support/fixtures.js';
 import { Code, TestClient } from '../support/snapshots-client.js';
 import { tempDir } from '../support/unpack.js';
 
 const run = promisify(execFile);
-const reason = await fuseUnsupported();
-const skip =
-  process.getuid?.() !== 0
-    ? 'needs root'
-    : reason !== undefined
-      ? `FUSE and loop devices: ${reason}`
-      : missing({ containerd: 'containerd', ctr: 'containerd', runc: 'runc' }) || noFixtures;
-
-/** containerd, the snapshotter and the service, with everything below one directory. */
-async function startNode(
-  t: TestContext,
-  snapshotterConfig: object = {},
-): Promise<{
-  readonly dir: string;
-  readonly service: AdminClient;
-  readonly ctr: (...args: string[]) => Promise<string>;
-}> {
-  const before = takeSnapshot();
-  let remove = (): unknown => undefined;
-  const dir = tempDir({ after: (work) => (remove = work as () => unknown) });
-  const at = (name: string): string => join(dir, name);
-  const children: ChildProcess[] = [];
-  t.after(async () => {
-    for (const child of children.reverse()) {
-      if (child.exitCode !== null) continue;
-      child.kill('SIGTERM');
-      await once(child, 'exit');
-    }
-    for (const line of (await readFile('/proc/self/mounts', 'utf8')).split('\n').reverse()) {
-      const target = line.split(' ')[1];
-      if (target?.startsWith(`${dir}/`) === true) await run('umount', ['-l', target]).catch(() => undefined);
-    }
-    remove();
-    assert.deepEqual(await leftSince(before), []);
-  });
-  await writeFile(
-    at('overlaybd.json'),
-    JSON.stringify({
-      apiSocket: at('o/o.sock'),
-      transport: 'fuse',
-      logConfig: { logPath: at('service.log') },
-      cacheConfig: { cacheType: 'file', cacheDir: at('cache'), cacheSizeGB: 1 },
-    }),
-  );
-  const config = {
-    root: at('snapshots'),
-    address: at('s/s.sock'),
-    serviceConfig: at('overlaybd.json'),
-    ...snapshotterConfig,
-  };
-  await writeFile(at('config.json'), JSON.stringify(config));
-  await writeFile(
-    at('containerd.toml'),
-    `version = 2
-root = "${at('c-root')}"
-state = "${at('c-state')}"
-disabled_plugins = ["io.containerd.grpc.v1.cri"]
-[grpc]
-  address = "${at('c.sock')}"
-[ttrpc]
-  address = "${at('c.sock.ttrpc')}"
-[proxy_plugins.overlaybd]
-  type = "snapshot"
-  address = "${config.address}"
-`,
-  );
-  const start = (program: string, ...args: string[]): void => {
-    children.push(spawn(program, args, { stdio: 'ignore' }));
-  };
-  const bin = (name: string): string => join(checkout, 'bin', name);
-  start(bin('overlaybd-tcmu'), at('overlaybd.json'), '--state-dir', at('state'));
-  start(bin('overlaybd-snapshotter'), at('config.json'));
-  start('containerd', '-c', at('containerd.toml'));
-  const ctr = async (...args: string[]): Promise<string> =>
-    (await run('ctr', ['-a', at('c.sock'), ...args], { timeout: 120_000 })).stdout;
-  const service = new AdminClient(at('o/o.sock'));
-  // containerd does not wait for the socket of a plugin.
-  const snapshotter = new TestClient(config.address);
-  t.after(() => {
-    snapshotter.close();
-  });
-  for (let n = 0; ; n++)
-    try {
-      await service.info();
-      await snapshotter.list();
-      await ctr('snapshots', '--snapshotter', 'overlaybd', 'ls');
-      return { dir, service, ctr };
-    } catch (error) {
-      if (n === 100) throw error;
-      await sleep(200);
-    }
-}
+const skip = noContainerd || noFixtures;
 
 /** Copies the image's layers to a registry. */
 async function push(host: string, layout: string): Promise<readonly Descriptor[]> {
@@ -129,12 +32,6 @@ async function push(host: string, layout: string): Promise<readonly Descriptor[]
   } finally {
     await client.close();
   }
-}
-
-/** Waits for containerd's garbage collection. */
-async function emptied(directory: string): Promise<void> {
-  for (let n = 0; (await readdir(directory)).length > 0 && n < 50; n++) await sleep(100);
-  assert.deepEqual(await readdir(directory), []);
 }
 
 const images = [

@@ -1,0 +1,16 @@
+/** The options by which commands reach containerd; names and environment variables are those of `ctr`. */
+import type { Command } from 'commander';
+import type { ContainerdPlace } from '../containerd/index.js';
+
+/** What {@link addContainerdOptions} parses: a {@link ContainerdPlace}. */
+export type ContainerdOptions = ContainerdPlace;
+
+/** Adds the options to a command. */
+export function addContainerdOptions(command: Command): Command {
+  return command
+    .option(
+      '-a, --address <socket>',
+      "containerd's socket (default: $CONTAINERD_ADDRESS or /run/containerd/containerd.sock)",
+    )
+    .option('-n, --namespace <name>', 'containerd namespace (default: $CONTAINERD_NAMESPACE or "default")');
+}

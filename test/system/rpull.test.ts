@@ -1,0 +1,187 @@
+/** `obd rpull` and `obd pull` with Debian's containerd, runc and docker-registry, and our snapshotter and service. */
+import assert from 'node:assert/strict';
+import { execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import test, { type TestContext } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
+import type { PulledImage } from '../../src/containerd/index.js';
+import { startRegistryServer } from '../../src/registryserver/index.js';
+import { missing } from '../support/commands.js';
+import { emptied, noContainerd, startNode, type ContainerdNode } from '../support/containerd-node.js';
+import { dockerRegistry, type DockerRegistry } from '../support/docker-registry.js';
+import { checkout, fixture, noFixtures } from '../support/fixtures.js';
+import { pushImage } from '../support/push-image.js';
+import { tempDir } from '../support/unpack.js';
+
+const run = promisify(execFile);
+const skip = noContainerd || missing({ 'docker-registry': 'docker-registry' }) || noFixtures;
+
+interface Lab {
+  readonly node: ContainerdNode;
+  readonly registry: DockerRegistry;
+  /** Runs `obd` with containerd's address and --json. */
+  readonly pull: (command: 'pull' | 'rpull', ...args: string[]) => Promise<PulledImage>;
+  /** Digests in containerd's content store. */
+  readonly blobs: () => Promise<string[]>;
+  /** Removes an image, after which nothing may be left of it. */
+  readonly removed: (image: string) => Promise<void>;
+  /** Checks that nothing is there, once containerd has collected its garbage. */
+  readonly nothing: () => Promise<void>;
+}
+
+async function startLab(t: TestContext): Promise<Lab> {
+  const registry = await dockerRegistry(tempDir(t));
+  t.after(() => registry[Symbol.asyncDispose]());
+  const node = await startNode(t, { mirrorRegistry: [{ host: registry.host, insecure: true }] });
+  const store = join(node.dir, 'c-root/io.containerd.content.v1.content/blobs/sha256');
+  const nothing = async (): Promise<void> => {
+    assert.equal(await node.ctr('image', 'ls', '-q'), '');
+    assert.equal(await node.ctr('leases', 'ls', '-q'), '');
+    await emptied(join(node.dir, 'snapshots', 'snapshots'));
+    await emptied(store);
+    assert.deepEqual(await node.service.list(), []);
+  };
+  return {
+    node,
+    registry,
+    pull: async (command, ...args) => {
+      const all = [command, '-a', node.address, '--plain-http', '--json', ...args];
+      const { stdout } = await run(join(checkout, 'bin', 'obd'), all, { timeout: 120_000 });
+      return JSON.parse(stdout) as PulledImage;
+    },
+    blobs: async () => (await readdir(store)).map((hex) => `sha256:${hex}`).sort(),
+    removed: async (image) => {
+      await node.ctr('image', 'rm', '--sync', image);
+      await nothing();
+    },
+    nothing,
+  };
+}
+
+/** What a container prints. */
+function output({ node }: Lab, image: string, id: string): Promise<string> {
+  return node.ctr(
+    ...['run', '--rm', '--snapshotter', 'overlaybd', image, id, '/bin/cat', '/etc/debian_version'],
+  );
+}
+
+/** Makes containerd collect its garbage now. */
+async function collect({ ctr }: ContainerdNode): Promise<void> {
+  await ctr('leases', 'create', '--id', 'collect');
+  await ctr('leases', 'delete', '--sync', 'collect');
+}
+
+const states = (image: PulledImage): string[] => image.layers.map(({ state }) => state);
+
+const sizeOf = (layers: readonly { readonly size: number }[]): number =>
+  layers.reduce((sum, { size }) => sum + size, 0);
+
+test('obd rpull and obd pull', { skip, timeout: 300_000 }, async (t) => {
+  const lab = await startLab(t);
+  const { node, registry } = lab;
+  const name = `${registry.host}/team/debian:obd`;
+  const manifest = await pushImage(fixture('debian', 'oci-obd'), name);
+
+  await t.test('rpull fetches no layer; a container reads a part; removal leaves nothing', async () => {
+    const pulled = await lab.pull('rpull', '--label', 'team=web', name);
+    assert.equal(pulled.name, name);
+    assert.deepEqual(states(pulled), ['lazy', 'lazy', 'lazy']);
+    assert.equal(pulled.fetched, 0);
+    assert.deepEqual(await lab.blobs(), [pulled.manifest.digest, manifest.config.digest].sort());
+    assert.deepEqual(await node.service.list(), []); // a pull attaches nothing
+    assert.match(await node.ctr('image', 'ls'), new RegExp(`^${name} .* team=web`, 'm'));
+
+    await collect(node); // the lease is gone: what stays is what the image refers to
+    assert.match(await output(lab, name, 'first'), /^\d+\.\d+\n$/);
+    const [device] = await node.service.list();
+    assert.ok(device !== undefined && device.bytesFetched > 0);
+    assert.ok(device.bytesFetched < sizeOf(manifest.layers) / 2);
+
+    // Another name for the same layers keeps them.
+    const other = `${registry.host}/team/debian:other`;
+    await pushImage(fixture('debian', 'oci-obd'), other);
+    assert.deepEqual(states(await lab.pull('rpull', other)), ['exists', 'exists', 'exists']);
+    await node.ctr('image', 'rm', '--sync', name);
+    assert.match(await output(lab, other, 'second'), /^\d+\.\d+\n$/);
+    await lab.removed(other);
+  });
+
+  await t.test('pull fetches everything; the image runs and is pushed without its registry', async (t) => {
+    await using first = await dockerRegistry(tempDir(t));
+    const copy = `${first.host}/team/debian:obd`;
+    await pushImage(fixture('debian', 'oci-obd'), copy);
+    // Two at once: each waits for what the other is doing.
+    const [pulled, too] = await Promise.all([lab.pull('pull', copy), lab.pull('pull', copy)]);
+    assert.equal(too.target.digest, pulled.target.digest);
+    assert.equal(pulled.fetched + too.fetched, sizeOf(manifest.layers));
+    const all = [pulled.manifest, manifest.config, ...manifest.layers].map(({ digest }) => digest).sort();
+    assert.deepEqual(await lab.blobs(), all);
+    await first[Symbol.asyncDispose]();
+    await collect(node);
+    assert.deepEqual(await lab.blobs(), all);
+    assert.match(await output(lab, copy, 'c'), /^\d+\.\d+\n$/);
+    await node.ctr('image', 'push', '--plain-http', `${registry.host}/copy/debian:obd`, copy);
+    await lab.removed(copy);
+  });
+
+  await t.test('rpull --download-blobs fetches and unpacks', async () => {
+    const pulled = await lab.pull('rpull', '--download-blobs', name);
+    assert.deepEqual(states(pulled), ['unpacked', 'unpacked', 'unpacked']);
+    assert.match(await output(lab, name, 'c'), /^\d+\.\d+\n$/);
+    await lab.removed(name);
+  });
+
+  await t.test('an ordinary image is fetched and unpacked by either', async () => {
+    const plain = `${registry.host}/team/debian:plain`;
+    await pushImage(fixture('debian', 'oci-src'), plain);
+    for (const command of ['rpull', 'pull'] as const) {
+      const pulled = await lab.pull(command, plain);
+      assert.deepEqual(states(pulled), ['unpacked', 'unpacked']);
+      assert.equal(pulled.fetched, sizeOf(pulled.layers));
+      await collect(node);
+      assert.match(await output(lab, plain, 'c'), /^\d+\.\d+\n$/);
+      assert.deepEqual(await node.service.list(), []);
+      await lab.removed(plain);
+    }
+  });
+
+  await t.test('a pull that is stopped leaves nothing', async (t) => {
+    const slow = await startRegistryServer({ directory: tempDir(t), bytesPerSecond: 500_000 });
+    t.after(() => slow[Symbol.asyncDispose]());
+    const slowName = `${slow.host}/team/debian:plain`;
+    await pushImage(fixture('debian', 'oci-src'), slowName);
+    const args = ['rpull', '-a', node.address, '--plain-http', slowName];
+    const child = spawn(join(checkout, 'bin', 'obd'), args, { stdio: 'ignore' });
+    const ended = once(child, 'exit');
+    for (let n = 0; !(await node.ctr('content', 'active')).includes('layer-'); n++) {
+      assert.ok(n < 300 && child.exitCode === null, 'no layer is being fetched');
+      await sleep(100);
+    }
+    child.kill('SIGINT');
+    assert.deepEqual(await ended, [130, null]);
+    await lab.nothing();
+  });
+
+  await t.test('a pull that fails says why and leaves nothing', async () => {
+    const fails = async (status: number, said: RegExp, ...args: string[]): Promise<void> => {
+      await assert.rejects(lab.pull('rpull', ...args), (error: { code: number; stderr: string }) => {
+        assert.match(error.stderr, said);
+        assert.equal(error.code, status);
+        return true;
+      });
+      await lab.nothing();
+    };
+    await fails(8, /none of that name[\s\S]*overlayfs/, '--snapshotter', 'nobody', name);
+    await fails(8, /overlaybd format[\s\S]*--snapshotter/, '--snapshotter', 'native', name);
+    await fails(4, /OBD_REGISTRY_NOT_FOUND/, `${registry.host}/team/debian:none`);
+    await fails(2, /namespace "a\/b"/, '--namespace', 'a/b', name);
+    // The registry has lost the second layer.
+    const lost = manifest.layers[1]?.digest.slice('sha256:'.length) ?? '';
+    const path = join(registry.storage, 'docker/registry/v2/blobs/sha256', lost.slice(0, 2), lost);
+    await run('rm', ['-r', path]);
+    await fails(4, new RegExp(lost), '--download-blobs', name);
+  });
+});
