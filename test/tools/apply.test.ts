@@ -17,7 +17,7 @@ import test, { type TestContext } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { gunzipSync } from 'node:zlib';
 import { assertTree, expectedTree } from '../convert/tree.js';
-import { missing } from '../support/commands.js';
+import { missing, untilItCatches } from '../support/commands.js';
 import { checkout, fixture, noFixtures } from '../support/fixtures.js';
 import { unpackedFixtures } from '../support/golden-images.js';
 import { tempDir } from '../support/unpack.js';
@@ -198,10 +198,11 @@ test('overlaybd-apply stops when it is told to, wherever it waits', async (t) =>
     let stderr = '';
     child.stderr.on('data', (text: Buffer) => (stderr += text.toString()));
     const closed = once(child, 'close');
-    // Settles when the child has opened the FIFO; without one, give it the time.
+    // Settles when the child has opened the FIFO; without one, it is given some time to come that far.
     const writer = withWriter ? await open(fifo, 'w') : undefined;
     await writer?.write(Buffer.alloc(100));
-    await sleep(1500);
+    await untilItCatches(child, 'SIGTERM');
+    await sleep(500);
     child.kill('SIGTERM');
     assert.deepEqual(await closed, [143, null], stderr);
     await writer?.close();
