@@ -14,6 +14,8 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports)
     RegisterHost(env, exports);
     RegisterExt4(env, exports);
     RegisterPack(env, exports);
+    RegisterZFile(env, exports);
+    RegisterDigest(env, exports);
     RegisterInflate(env, exports);
     return exports;
 }

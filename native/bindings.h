@@ -14,4 +14,6 @@ void RegisterFuse(Napi::Env env, Napi::Object exports);
 void RegisterHost(Napi::Env env, Napi::Object exports);
 void RegisterExt4(Napi::Env env, Napi::Object exports);
 void RegisterPack(Napi::Env env, Napi::Object exports);
+void RegisterZFile(Napi::Env env, Napi::Object exports);
+void RegisterDigest(Napi::Env env, Napi::Object exports);
 void RegisterInflate(Napi::Env env, Napi::Object exports);

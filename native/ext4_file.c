@@ -152,8 +152,7 @@ static int place(struct ext4_image *image, uint64_t offset, const uint8_t *data,
         uint64_t n = (uint64_t)list->at[i].logical + list->at[i].length - logical;
         n = n > blocks ? blocks : n;
         n = n > 1u << 16 ? 1u << 16 : n;
-        int e =
-            ext4_store_put(image, list->at[i].physical + (logical - list->at[i].logical), data, (uint32_t)n);
+        int e = ext4_put_data(image, list->at[i].physical + (logical - list->at[i].logical), data, n);
         if (e)
             return e;
         logical += n;

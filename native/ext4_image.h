@@ -56,6 +56,20 @@ uint32_t ext4_root(void);
 int ext4_image_flush(struct ext4_image *image);
 int ext4_image_changes(struct ext4_image *image,
                        int (*run)(void *context, uint64_t offset, uint64_t length, int kind), void *context);
+
+// Packs the current layer while it is applied: the content of files goes to `stream` (borrowed until the end)
+// instead of the work file, which from then on lacks it. Begin before the layer's first file.
+struct zfile_stream;
+#define EXT4_ZERO UINT64_MAX
+int ext4_layer_begin(struct ext4_image *image, struct zfile_stream *stream);
+// Flushes, appends the changed blocks of metadata to the stream, and tells of each run of the layer: where it
+// is in the image, and where its first byte is in the stream (plain bytes), or EXT4_ZERO. Ascending,
+// disjoint, whole blocks. Afterwards the stream is no longer used, also on failure.
+int ext4_layer_end(struct ext4_image *image,
+                   int (*run)(void *context, uint64_t offset, uint64_t length, uint64_t position),
+                   void *context);
+// Lets go of the stream of a layer that will not be ended. The image is not to be used any more.
+void ext4_layer_abandon(struct ext4_image *image);
 // Begins the next layer on top of what is there.
 int ext4_image_next_layer(struct ext4_image *image);
 

@@ -2,6 +2,7 @@
 #pragma once
 #include "ext4_image.h"
 #include "ext4_store.h"
+#include "zfile_stream.h"
 #include <ext2fs/ext2fs.h>
 
 struct extent {
@@ -14,7 +15,21 @@ struct extent_list {
     size_t count, capacity;
 };
 
-struct dir; // ext4_dir.c
+struct dir; // ext4_layer.c
+// Writes whole blocks of file content, wherever that goes.
+int ext4_put_data(struct ext4_image *image, uint64_t block, const uint8_t *data, uint64_t count);
+
+// ext4_dir.c
+
+struct layer_run {
+    uint64_t block, count;
+    uint64_t position; // of the first byte in the stream, or EXT4_ZERO
+};
+
+struct layer_log {
+    struct layer_run *at;
+    size_t count, capacity;
+};
 
 #define DIR_BUCKETS 1024u
 
@@ -35,14 +50,27 @@ struct ext4_image {
         size_t tail_used;  // 0: no tail
         uint8_t tail[EXT4_BLOCK];
     } file;
+    struct zfile_stream *stream; // where file content goes; NULL: the work file. Borrowed
+    struct layer_log log;        // where blocks of the current layer went, in the order of writing
     char error[256];
 };
 
 // Puts a sentence for `e` (errcode_t of libext2fs or errno) into image->error and returns -errno.
 int ext4_fail(struct ext4_image *image, errcode_t e, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+// The same for a failure of the stream that a layer goes to.
+int ext4_fail_stream(struct ext4_image *image, int error);
 int ext4_store_get(struct ext4_image *image, uint64_t block, void *into, uint32_t count);
 int ext4_store_put(struct ext4_image *image, uint64_t block, const void *from, uint32_t count);
+
+// ext4_channel.c
+// For libext2fs to open or initialize on this thread, next: it hands its manager a name only.
+io_manager ext4_channel_manager(struct ext4_store *store);
+
+// ext4_image.c
+#define EXT4_FS_TIME 1 // 0 would mean "now" to libext2fs
+// An image with its store and nothing in it. `*out` is set even on failure, unless memory ran out.
+int ext4_image_start(const char *dir, uint64_t size, struct ext4_image **out);
 
 // ext4_alloc.c
 // Up to `want` neighbouring blocks, at least one, marked as used.
@@ -70,6 +98,10 @@ int ext4_extent_build(struct ext4_image *image, struct ext2_inode_large *inode,
 // Fills `list` with the data of an inode; with `drop_tree` the blocks of the tree itself are freed.
 int ext4_extent_load(struct ext4_image *image, uint32_t inode, struct ext2_inode_large *content,
                      struct extent_list *list, int drop_tree);
+
+// ext4_layer.c
+// Writes whole blocks of file content, wherever that goes.
+int ext4_put_data(struct ext4_image *image, uint64_t block, const uint8_t *data, uint64_t count);
 
 // ext4_dir.c
 int ext4_dir_create(struct ext4_image *image, uint32_t inode, uint32_t parent);

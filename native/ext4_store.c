@@ -13,7 +13,7 @@
 
 static const uint8_t zeros[EXT4_BLOCK];
 
-static int set_open(struct block_set *set, uint64_t blocks)
+int ext4_set_open(struct block_set *set, uint64_t blocks)
 {
     set->page_count = (blocks + PAGE_BLOCKS - 1) / PAGE_BLOCKS;
     set->pages = calloc(set->page_count, sizeof *set->pages);
@@ -28,20 +28,20 @@ static void set_clear(struct block_set *set)
     }
 }
 
-static void set_close(struct block_set *set)
+void ext4_set_close(struct block_set *set)
 {
     set_clear(set);
     free(set->pages);
     set->pages = NULL;
 }
 
-static int set_has(const struct block_set *set, uint64_t block)
+int ext4_set_has(const struct block_set *set, uint64_t block)
 {
     const uint8_t *page = set->pages[block / PAGE_BLOCKS];
     return page && (page[block % PAGE_BLOCKS / 8] >> (block % 8) & 1);
 }
 
-static int set_add(struct block_set *set, uint64_t block)
+int ext4_set_add(struct block_set *set, uint64_t block)
 {
     uint8_t **page = &set->pages[block / PAGE_BLOCKS];
     if (!*page && !(*page = calloc(1, PAGE_BLOCKS / 8)))
@@ -99,9 +99,13 @@ int ext4_store_open(struct ext4_store *s, const char *dir, uint64_t size)
     if (e >= 0)
         e = s->undo_fd = temporary(dir);
     if (e >= 0)
-        e = set_open(&s->ever, size / EXT4_BLOCK);
+        e = ext4_set_open(&s->ever, size / EXT4_BLOCK);
     if (e >= 0)
-        e = set_open(&s->dirty, size / EXT4_BLOCK);
+        e = ext4_set_open(&s->dirty, size / EXT4_BLOCK);
+    if (e >= 0)
+        e = ext4_set_open(&s->away, size / EXT4_BLOCK);
+    if (e >= 0)
+        e = ext4_set_open(&s->forced, size / EXT4_BLOCK);
     if (e >= 0 && ftruncate(s->fd, (off_t)size))
         e = -errno;
     if (e < 0)
@@ -118,9 +122,11 @@ void ext4_store_close(struct ext4_store *s)
     if (s->source_fd >= 0)
         close(s->source_fd);
     s->fd = s->undo_fd = s->source_fd = -1;
-    set_close(&s->lazy);
-    set_close(&s->ever);
-    set_close(&s->dirty);
+    ext4_set_close(&s->lazy);
+    ext4_set_close(&s->ever);
+    ext4_set_close(&s->dirty);
+    ext4_set_close(&s->away);
+    ext4_set_close(&s->forced);
 }
 
 static int fail(struct ext4_store *s, int error)
@@ -169,15 +175,15 @@ static int write_all(struct ext4_store *s, int fd, uint64_t offset, const uint8_
 int ext4_store_set_source(struct ext4_store *s, int source_fd, const uint64_t *runs, size_t count)
 {
     s->source_fd = source_fd;
-    int e = set_open(&s->lazy, s->size / EXT4_BLOCK);
+    int e = ext4_set_open(&s->lazy, s->size / EXT4_BLOCK);
     for (size_t i = 0; i < count && !e; i++) {
         if (runs[2 * i] > s->size || runs[2 * i + 1] > s->size - runs[2 * i])
             return -EINVAL;
         uint64_t end = (runs[2 * i] + runs[2 * i + 1] + EXT4_BLOCK - 1) / EXT4_BLOCK;
         for (uint64_t block = runs[2 * i] / EXT4_BLOCK; block < end && !e; block++) {
-            e = set_add(&s->lazy, block);
+            e = ext4_set_add(&s->lazy, block);
             if (!e)
-                e = set_add(&s->ever, block);
+                e = ext4_set_add(&s->ever, block);
         }
     }
     return e;
@@ -191,10 +197,10 @@ static int fetch(struct ext4_store *s, uint64_t first, uint64_t last)
     uint8_t *data = NULL;
     int e = 0;
     for (uint64_t block = first; block < last && !e; block++) {
-        if (!set_has(&s->lazy, block))
+        if (!ext4_set_has(&s->lazy, block))
             continue;
         uint64_t n = 1, blocks = s->size / EXT4_BLOCK;
-        while (n < FETCH_BLOCKS && block + n < blocks && set_has(&s->lazy, block + n))
+        while (n < FETCH_BLOCKS && block + n < blocks && ext4_set_has(&s->lazy, block + n))
             n++;
         if (!data && !(data = malloc(FETCH_BLOCKS * EXT4_BLOCK)))
             return -ENOMEM;
@@ -214,7 +220,11 @@ int ext4_store_read(struct ext4_store *s, uint64_t offset, void *into, size_t le
 {
     if (offset > s->size || length > s->size - offset)
         return -EINVAL;
-    int e = fetch(s, offset / EXT4_BLOCK, (offset + length + EXT4_BLOCK - 1) / EXT4_BLOCK);
+    uint64_t first = offset / EXT4_BLOCK, last = (offset + length + EXT4_BLOCK - 1) / EXT4_BLOCK;
+    for (uint64_t block = first; block < last; block++)
+        if (ext4_set_has(&s->away, block))
+            return -ENODATA;
+    int e = fetch(s, first, last);
     return e ? e : read_all(s, s->fd, offset, into, length);
 }
 
@@ -234,8 +244,15 @@ int ext4_store_write(struct ext4_store *s, uint64_t offset, const void *from, si
         uint64_t block = position / EXT4_BLOCK, next = (block + 1) * EXT4_BLOCK;
         if (next > end)
             next = end;
-        if (!set_has(&s->dirty, block)) {
-            if (set_has(&s->ever, block)) {
+        if (!ext4_set_has(&s->dirty, block)) {
+            if (ext4_set_has(&s->away, block)) {
+                if (next - position != EXT4_BLOCK)
+                    return -ENODATA; // the rest of the block is not here
+                set_remove(&s->away, block);
+                int e = ext4_set_add(&s->forced, block);
+                if (e)
+                    return fail(s, e);
+            } else if (ext4_set_has(&s->ever, block)) {
                 uint8_t old[EXT4_BLOCK];
                 int e = ext4_store_read(s, block * EXT4_BLOCK, old, sizeof old);
                 if (!e)
@@ -250,13 +267,28 @@ int ext4_store_write(struct ext4_store *s, uint64_t offset, const void *from, si
                 start = position = next;
                 continue;
             }
-            int e = set_add(&s->dirty, block);
+            int e = ext4_set_add(&s->dirty, block);
             if (e)
                 return fail(s, e);
         }
         position = next;
     }
     return write_all(s, s->fd, start, bytes + (start - offset), end - start);
+}
+
+int ext4_store_elsewhere(struct ext4_store *s, uint64_t block, uint64_t count)
+{
+    for (uint64_t end = block + count; block < end; block++) {
+        set_remove(&s->dirty, block);
+        if (s->source_fd >= 0)
+            set_remove(&s->lazy, block);
+        int e = ext4_set_add(&s->away, block);
+        if (!e)
+            e = ext4_set_add(&s->ever, block);
+        if (e)
+            return e;
+    }
+    return 0;
 }
 
 struct run {
@@ -278,7 +310,7 @@ int ext4_store_changes(struct ext4_store *s,
         uint64_t first = page * PAGE_BLOCKS, last = first + PAGE_BLOCKS;
         for (uint64_t block = first; block < last && !e;) {
             unsigned n = 0;
-            while (n < SCAN_BLOCKS && block + n < last && set_has(&s->dirty, block + n))
+            while (n < SCAN_BLOCKS && block + n < last && ext4_set_has(&s->dirty, block + n))
                 n++;
             if (n == 0) {
                 block++;
@@ -287,10 +319,11 @@ int ext4_store_changes(struct ext4_store *s,
             e = read_all(s, s->fd, block * EXT4_BLOCK, now, (size_t)n * EXT4_BLOCK);
             for (unsigned i = 0; i < n && !e; i++, block++) {
                 const uint8_t *data = now + (size_t)i * EXT4_BLOCK;
-                int had = set_has(&s->ever, block), zero = is_zero(data, EXT4_BLOCK);
+                int forced = ext4_set_has(&s->forced, block), had = forced || ext4_set_has(&s->ever, block),
+                    zero = is_zero(data, EXT4_BLOCK);
                 if (!had && zero)
                     continue;
-                if (had) {
+                if (had && !forced) {
                     e = read_all(s, s->undo_fd, block * EXT4_BLOCK, old, sizeof old);
                     if (e || memcmp(old, data, EXT4_BLOCK) == 0)
                         continue;
@@ -314,5 +347,6 @@ int ext4_store_changes(struct ext4_store *s,
 int ext4_store_next_layer(struct ext4_store *s)
 {
     set_absorb(&s->ever, &s->dirty);
+    set_clear(&s->forced);
     return ftruncate(s->undo_fd, 0) ? fail(s, -errno) : 0;
 }

@@ -25,10 +25,17 @@ struct ext4_store {
     uint64_t size;         // bytes, a multiple of EXT4_BLOCK
     struct block_set ever; // blocks that may not be zero as the current layer starts
     struct block_set dirty;
-    int source_fd;         // what lies below, -1: nothing; owned
-    struct block_set lazy; // blocks that are there and not here yet
-    int host_error;        // first -errno of the host's file system, 0 while all is well
+    struct block_set away;   // blocks of which the content was never written here: it is in some layer's blob
+    struct block_set forced; // dirty blocks of which the old content was away: they count as changed
+    int source_fd;           // what lies below, -1: nothing; owned
+    struct block_set lazy;   // blocks that are there and not here yet
+    int host_error;          // first -errno of the host's file system, 0 while all is well
 };
+
+int ext4_set_open(struct block_set *set, uint64_t blocks); // empty; 0 or -ENOMEM
+void ext4_set_close(struct block_set *set);
+int ext4_set_has(const struct block_set *set, uint64_t block);
+int ext4_set_add(struct block_set *set, uint64_t block);
 
 enum { EXT4_RUN_DATA = 0, EXT4_RUN_ZERO = 1 };
 
@@ -39,6 +46,9 @@ int ext4_store_open(struct ext4_store *s, const char *dir, uint64_t size);
 int ext4_store_set_source(struct ext4_store *s, int source_fd, const uint64_t *runs, size_t count);
 void ext4_store_close(struct ext4_store *s);
 int ext4_store_read(struct ext4_store *s, uint64_t offset, void *into, size_t length);
+// Notes that the content of these blocks now is what was written elsewhere. They cannot be read here until
+// they are written again, whole. 0 or -ENOMEM.
+int ext4_store_elsewhere(struct ext4_store *s, uint64_t block, uint64_t count);
 int ext4_store_write(struct ext4_store *s, uint64_t offset, const void *from, size_t length);
 // Calls `run` for each maximal run of blocks whose content now differs from when the layer began, ascending.
 // A nonzero return ends the walk and is returned.

@@ -5,9 +5,8 @@
  *
  * Work files have no names: they are gone however the process ends.
  */
-import { createHash } from 'node:crypto';
 import { abortedError, ConvertError, MemoryBlob } from '../blob/index.js';
-import { Ext4Image } from '../native/index.js';
+import { Ext4Image, StreamDigest } from '../native/index.js';
 import {
   digestOf,
   hostPlatform,
@@ -27,7 +26,7 @@ import type { ZFileWriterOptions } from '../zfile/index.js';
 import { chainIds, layerUuid } from './chain.js';
 import { unpackLayer } from './decompress.js';
 import { applyLayer, type LayerCounts } from './oci-layer.js';
-import { writeLayer, type LayerFile } from './write-layer.js';
+import { writeLayer, type LayerFile, type WriteLayerOptions } from './write-layer.js';
 
 /** Prefix of overlaybd's layer annotations. */
 const ANNOTATION = 'containerd.io/snapshot/overlaybd/';
@@ -214,11 +213,12 @@ class LayerConversion {
         // The empty file system itself is part of the bottom layer.
         if (index > 0) image.nextLayer();
         const start = before;
-        const counts = await this.#apply(image, layer, index, (done) => {
-          this.#options.onProgress?.(start + done, total);
-        });
+        const { file, result: counts } = await writeLayer(image, this.#layerOptions(index), () =>
+          this.#apply(image, layer, index, (done) => {
+            this.#options.onProgress?.(start + done, total);
+          }),
+        );
         before += layer.size;
-        const file = await this.#write(image, index);
         while (this.#pushes.size >= MAX_PUSHES) await Promise.race(this.#pushes);
         this.#startPush(index, layer, counts, file);
       }
@@ -254,7 +254,7 @@ class LayerConversion {
       onRead(done);
     };
     const diffId = this.#diffIds[index] ?? '';
-    const hash = createHash(diffId.slice(0, diffId.indexOf(':')));
+    const hash = new StreamDigest(diffId.startsWith('sha512:') ? 'sha512' : 'sha256');
     async function* counted(): AsyncGenerator<Uint8Array, void, undefined> {
       for await (const chunk of blob) {
         onData(chunk as Uint8Array);
@@ -263,7 +263,7 @@ class LayerConversion {
     }
     async function* hashed(): AsyncGenerator<Uint8Array, void, undefined> {
       for await (const chunk of unpackLayer(counted(), name)) {
-        hash.update(chunk);
+        await hash.update(chunk);
         yield chunk;
       }
     }
@@ -276,7 +276,7 @@ class LayerConversion {
     } finally {
       blob.destroy();
     }
-    const actual = hash.digest('hex');
+    const actual = await hash.end();
     if (!diffId.endsWith(`:${actual}`))
       throw badImage(
         name,
@@ -285,14 +285,14 @@ class LayerConversion {
     return counts;
   }
 
-  async #write(image: Ext4Image, index: number): Promise<LayerFile> {
-    return writeLayer(image, {
+  #layerOptions(index: number): WriteLayerOptions {
+    return {
       workDir: this.#options.workDir,
       ...(this.#options.zfile && { zfile: this.#options.zfile }),
       uuid: this.#uuids[index] ?? null,
       parentUuid: this.#uuids[index - 1] ?? null,
       signal: this.#signal,
-    });
+    };
   }
 
   /** Pushes beside the next layer's work. A failure is kept and ends the conversion at the next layer. */

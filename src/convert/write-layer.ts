@@ -1,11 +1,10 @@
 /**
- * One overlaybd layer from what changed in an ext4 image: LSMT commit, ZFile, tar wrapper, digest. Blocks of zeros are
- * not stored: they become zeroed entries where something lies below, and nothing where nothing does.
+ * One overlaybd layer of an ext4 image: LSMT, ZFile, tar wrapper, digest. Blocks of zeros are not stored: they become
+ * zeroed entries where something lies below, and nothing where nothing does.
  *
  * The layer goes to a temporary file without a name, because the wrapper and the ZFile header in front state sizes that
  * are known at the end; the digest is taken from the finished file.
  */
-import { createHash } from 'node:crypto';
 import { read } from 'node:fs';
 import { open, unlink, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -18,13 +17,20 @@ import {
   ioError,
   isSystemError,
   SECTOR,
-  type ByteSink,
   type ReadableBlob,
 } from '../blob/index.js';
-import { commitLayer, setSegment, SEGMENT_WORDS, type CommitSource, type Segments } from '../lsmt/index.js';
-import type { ChangedRun, Ext4Image } from '../native/index.js';
+import {
+  commitLayer,
+  placedLayerHeader,
+  placedLayerTail,
+  setSegment,
+  SEGMENT_WORDS,
+  type CommitSource,
+  type Segments,
+} from '../lsmt/index.js';
+import { digestOfFile, type ChangedRun, type Ext4Image } from '../native/index.js';
 import { tarWrapperHead, tarWrapperTail, TAR_WRAPPER_HEAD } from '../tar/index.js';
-import { ZFileWriter, type ZFileWriterOptions } from '../zfile/index.js';
+import { ZFileFile, type ZFileTarget, type ZFileWriterOptions } from '../zfile/index.js';
 
 /** What goes into a layer's header, and how it is packed. */
 export interface WriteLayerOptions {
@@ -48,7 +54,6 @@ export interface LayerFile {
 
 /** Whole sectors of a segment, a multiple of the file system's block: 14 bits would hold 16383. */
 const RUN_SECTORS = 16376;
-const COPY = 1024 * 1024;
 const readFd = promisify(read);
 
 /** The ext4 image's work file as a blob. */
@@ -105,56 +110,6 @@ export function imageSource(image: Ext4Image, runs: readonly ChangedRun[]): Comm
   };
 }
 
-/** Appends to a file behind a gap. */
-class FileSink implements ByteSink {
-  readonly #handle: FileHandle;
-  position: number;
-
-  constructor(handle: FileHandle, position: number) {
-    this.#handle = handle;
-    this.position = position;
-  }
-
-  async write(bytes: Uint8Array): Promise<void> {
-    for (let done = 0; done < bytes.byteLength;) {
-      const { bytesWritten } = await this.#handle.write(bytes, done, bytes.byteLength - done, this.position);
-      done += bytesWritten;
-      this.position += bytesWritten;
-    }
-  }
-}
-
-/** One buffer is read while the other is hashed. */
-async function digestOfFile(
-  handle: FileHandle,
-  size: number,
-  signal: AbortSignal | undefined,
-): Promise<string> {
-  const hash = createHash('sha256');
-  const buffers = [Buffer.allocUnsafe(COPY), Buffer.allocUnsafe(COPY)] as const;
-  const readAt = async (at: number): Promise<Buffer> => {
-    const buffer = buffers[(at / COPY) % 2 === 0 ? 0 : 1].subarray(0, Math.min(COPY, size - at));
-    for (let done = 0; done < buffer.byteLength;) {
-      const { bytesRead } = await handle.read(buffer, done, buffer.byteLength - done, at + done);
-      if (bytesRead === 0)
-        throw new FormatError('OBD_FORMAT_TRUNCATED', `Cannot read the new layer at ${at + done}: it ends`);
-      done += bytesRead;
-    }
-    return buffer;
-  };
-  let next = readAt(0);
-  for (let at = 0; at < size; at += COPY) {
-    const buffer = await next;
-    if (signal?.aborted === true) throw abortedError('digest of a layer', signal);
-    if (at + COPY < size) {
-      next = readAt(at + COPY);
-      next.catch(() => undefined); // Reported by the await above.
-    }
-    hash.update(buffer);
-  }
-  return `sha256:${hash.digest('hex')}`;
-}
-
 /** A file for reading and writing that has no name: it is gone when it is closed, however the process ends. */
 async function namelessFile(directory: string): Promise<FileHandle> {
   const path = join(directory, `.obd-layer-${process.pid}-${process.hrtime.bigint()}`);
@@ -167,39 +122,161 @@ async function namelessFile(directory: string): Promise<FileHandle> {
   }
 }
 
-/** Writes a layer blob with the content of `source`. */
-export async function packLayer(source: CommitSource, options: WriteLayerOptions): Promise<LayerFile> {
-  const { signal } = options;
-  const handle = await namelessFile(options.workDir);
-  try {
-    const sink = new FileSink(handle, TAR_WRAPPER_HEAD);
-    const zfile = new ZFileWriter(sink, options.zfile);
-    const commit = await commitLayer(source, zfile, {
-      uuid: options.uuid,
-      parentUuid: options.parentUuid,
-      ...(signal && { signal }),
-    });
-    const { finalHeader, storedSize } = await zfile.finish();
-    await sink.write(tarWrapperTail(storedSize));
-    const size = sink.position;
-    await new FileSink(handle, 0).write(tarWrapperHead(storedSize));
-    await new FileSink(handle, TAR_WRAPPER_HEAD).write(finalHeader);
+/** A layer blob in the making, in a file without a name. */
+class LayerBlobFile implements ZFileTarget {
+  readonly path: string;
+  readonly #handle: FileHandle;
+
+  constructor(handle: FileHandle, workDir: string) {
+    this.#handle = handle;
+    this.path = `a layer in ${workDir}`;
+  }
+
+  get fd(): number {
+    return this.#handle.fd;
+  }
+
+  async writeAt(offset: number, bytes: Uint8Array): Promise<void> {
+    for (let done = 0; done < bytes.byteLength;)
+      done += (await this.#handle.write(bytes, done, bytes.byteLength - done, offset + done)).bytesWritten;
+  }
+
+  /** Puts the wrapper around the ZFile of `storedSize` bytes, and takes the digest of it all. */
+  async finish(storedSize: number, dataSize: number): Promise<LayerFile> {
+    const tail = tarWrapperTail(storedSize);
+    const size = TAR_WRAPPER_HEAD + storedSize + tail.byteLength;
+    await this.writeAt(size - tail.byteLength, tail);
+    await this.writeAt(0, tarWrapperHead(storedSize));
     return {
-      digest: await digestOfFile(handle, size, signal),
+      digest: `sha256:${await digestOfFile(this.fd, 0, size)}`,
       size,
-      dataSize: commit.dataSize,
-      blob: await FileBlob.open(`/proc/self/fd/${handle.fd}`),
+      dataSize,
+      blob: await FileBlob.open(`/proc/self/fd/${this.fd}`),
     };
-  } catch (error) {
-    if (!isSystemError(error)) throw error;
-    throw ioError(error, `write a layer in "${options.workDir}"`, options.workDir);
-  } finally {
-    await handle.close();
+  }
+
+  close(): Promise<void> {
+    return this.#handle.close();
   }
 }
 
-/** Flushes the image and writes what its current layer changed. */
-export async function writeLayer(image: Ext4Image, options: WriteLayerOptions): Promise<LayerFile> {
-  await image.flush();
-  return packLayer(imageSource(image, await image.changes()), options);
+function checkAborted(signal: AbortSignal | undefined): void {
+  if (signal?.aborted === true) throw abortedError('write a layer', signal);
+}
+
+/** Names what a system error was about. */
+async function inWorkDir<T>(workDir: string, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    throw isSystemError(error) ? ioError(error, `write a layer in "${workDir}"`, workDir) : error;
+  }
+}
+
+/** Writes a layer blob with the content of `source`. */
+export async function packLayer(source: CommitSource, options: WriteLayerOptions): Promise<LayerFile> {
+  const { signal, workDir } = options;
+  const file = new LayerBlobFile(await namelessFile(workDir), workDir);
+  try {
+    return await inWorkDir(workDir, async () => {
+      const zfile = new ZFileFile(file, TAR_WRAPPER_HEAD, options.zfile);
+      try {
+        const commit = await commitLayer(source, zfile, {
+          uuid: options.uuid,
+          parentUuid: options.parentUuid,
+          ...(signal && { signal }),
+        });
+        const storedSize = await zfile.finish();
+        checkAborted(signal);
+        return await file.finish(storedSize, commit.dataSize);
+      } finally {
+        zfile.close();
+      }
+    });
+  } finally {
+    await file.close();
+  }
+}
+
+/**
+ * The layer of an image that is packed while it is applied: begin, change the image, finish. File content goes straight
+ * into the blob, so the image's work file holds metadata only, and nothing is copied twice.
+ */
+export class LayerWriter {
+  readonly #image: Ext4Image;
+  readonly #options: WriteLayerOptions;
+  readonly #file: LayerBlobFile;
+  readonly #zfile: ZFileFile;
+  #open = true;
+
+  private constructor(image: Ext4Image, options: WriteLayerOptions, file: LayerBlobFile, zfile: ZFileFile) {
+    this.#image = image;
+    this.#options = options;
+    this.#file = file;
+    this.#zfile = zfile;
+  }
+
+  /** Begins the layer of an image that was just formatted, or whose next layer was just begun. */
+  static async begin(image: Ext4Image, options: WriteLayerOptions): Promise<LayerWriter> {
+    const { workDir } = options;
+    const file = new LayerBlobFile(await namelessFile(workDir), workDir);
+    let zfile: ZFileFile | undefined;
+    try {
+      zfile = new ZFileFile(file, TAR_WRAPPER_HEAD, options.zfile);
+      await zfile.write(placedLayerHeader({ ...options, virtualSize: image.size }));
+      image.beginLayer(zfile.stream);
+      return new LayerWriter(image, options, file, zfile);
+    } catch (error) {
+      zfile?.close();
+      await file.close();
+      throw error;
+    }
+  }
+
+  /** Ends the layer. @throws IoError, or FormatError OBD_FORMAT_LIMIT; {@link discard} it then. */
+  async finish(): Promise<LayerFile> {
+    const { workDir, signal } = this.#options;
+    return inWorkDir(workDir, async () => {
+      const zfile = this.#zfile;
+      const runs = await this.#image.endLayer();
+      this.#open = false;
+      const dataEnd = zfile.stream.position;
+      const fields = { ...this.#options, virtualSize: this.#image.size };
+      for (const part of placedLayerTail(runs, dataEnd, fields)) await zfile.write(part);
+      checkAborted(signal);
+      const storedSize = await zfile.finish();
+      const dataSize = runs.reduce(
+        (sum, { length, position }) => sum + (position === undefined ? 0 : length),
+        0,
+      );
+      checkAborted(signal);
+      return this.#file.finish(storedSize, dataSize);
+    });
+  }
+
+  /** Gives back threads and file; after {@link finish} the blob stays. Without it, the image can only be closed. */
+  async discard(): Promise<void> {
+    if (this.#open) this.#image.abandonLayer();
+    this.#open = false;
+    this.#zfile.close();
+    await this.#file.close();
+  }
+}
+
+/**
+ * Runs `apply`, which changes the image, and gives the layer of that.
+ * @throws what `apply` throws; the image can only be closed then
+ */
+export async function writeLayer<T>(
+  image: Ext4Image,
+  options: WriteLayerOptions,
+  apply: () => Promise<T>,
+): Promise<{ readonly file: LayerFile; readonly result: T }> {
+  const writer = await LayerWriter.begin(image, options);
+  try {
+    const result = await apply();
+    return { result, file: await writer.finish() };
+  } finally {
+    await writer.discard();
+  }
 }

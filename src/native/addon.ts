@@ -8,7 +8,9 @@ import type { NativeIoLoop } from './io-loop.js';
 import type { NativeMemoryQueue } from './memory-queue.js';
 import type { NativeTcmuNetlink, ScsiDevice, ScsiResult } from './tcmu.js';
 import type { NativeInflater } from './inflate.js';
+import type { NativeDigest } from './digest.js';
 import type { PackedBlocks } from './pack.js';
+import type { NativeZFileStream } from './zfile-stream.js';
 
 /**
  * What the compiled addon exports: one interface per bind_*.cc file. This file alone loads it; the files beside it
@@ -71,6 +73,16 @@ export interface Addon {
   readonly MemoryQueue: new (size: number, readOnly: boolean, notify: () => void) => NativeMemoryQueue;
   // bind_pack.cc
   packBlocks(codec: number, blockSize: number, plain: Uint8Array): Promise<PackedBlocks>;
+  // bind_zfile.cc
+  readonly ZFileStream: new (
+    fd: number,
+    offset: number,
+    codec: number,
+    blockSize: number,
+    threads: number,
+  ) => NativeZFileStream;
+  // bind_digest.cc
+  readonly Digest: new (algorithm: string) => NativeDigest;
   // bind_inflate.cc
   readonly Inflater: new () => NativeInflater;
 }

@@ -1,5 +1,6 @@
 import { ConvertError, IoError } from '../blob/index.js';
 import { addon } from './addon.js';
+import type { NativeZFileStream, ZFileStream } from './zfile-stream.js';
 
 /** The class of bind_ext4.cc, as it is. */
 export interface NativeExt4Image {
@@ -10,6 +11,9 @@ export interface NativeExt4Image {
   flush(): Promise<void>;
   changes(): Promise<Float64Array>;
   nextLayer(): void;
+  layerBegin(stream: NativeZFileStream): void;
+  layerEnd(): Promise<Float64Array>;
+  layerAbandon(): void;
   lookup(directory: number, name: string): number;
   stat(inode: number, into: Float64Array): void;
   readdir(directory: number): (string | number)[];
@@ -23,7 +27,7 @@ export interface NativeExt4Image {
   removeAsync(directory: number, name: string): Promise<void>;
   setAttributes(inode: number, attributes: Float64Array): void;
   fileBegin(inode: number): void;
-  fileWrite(offset: number, data: Uint8Array, more: number): void;
+  fileWrite(offset: number, data: Uint8Array, more: number): boolean;
   fileWriteAsync(offset: number, data: Uint8Array, more: number): Promise<void>;
   fileEnd(size: number): void;
   setXattrs(inode: number, list: readonly (string | Uint8Array)[]): void;
@@ -87,6 +91,14 @@ export interface ChangedRun {
   readonly zero: boolean;
 }
 
+/** A run of bytes of a layer that is packed while it is applied. */
+export interface PackedRun {
+  readonly offset: number;
+  readonly length: number;
+  /** Where the run begins in the stream, in plain bytes; undefined if it is zeros now. */
+  readonly position: number | undefined;
+}
+
 /** What one side of a source pair asks and the other answers, as ext4_source.h says. */
 export interface Ext4SourcePair {
   /** For {@link Ext4Image.open}. */
@@ -116,6 +128,11 @@ function attributesOf(a: InodeAttributes): Float64Array {
     scratch[6 + 2 * i] = time.nanoseconds;
   });
   return scratch;
+}
+
+/** A failure is told by the next write. */
+async function waitForRoom(stream: NativeZFileStream): Promise<void> {
+  await stream.room().catch(() => undefined);
 }
 
 /** The native error as one of ours. EREMOTEIO is how the work file's own failure is told from the image's. */
@@ -154,6 +171,7 @@ export class Ext4Image {
   /** Size of the image in bytes. */
   readonly size: number;
   readonly #native: NativeExt4Image;
+  #stream: NativeZFileStream | undefined;
 
   private constructor(native: NativeExt4Image, size: number) {
     this.#native = native;
@@ -235,6 +253,40 @@ export class Ext4Image {
     for (let i = 0; i + 2 < flat.length; i += 3)
       runs.push({ offset: flat[i] ?? 0, length: flat[i + 1] ?? 0, zero: flat[i + 2] === 1 });
     return runs;
+  }
+
+  /**
+   * Packs the current layer while it is applied: file content goes to `stream` and not to the image's own file, which
+   * from then on lacks it. Before the layer's first file. Nobody else uses the stream until {@link endLayer} or
+   * {@link abandonLayer}.
+   */
+  beginLayer(stream: ZFileStream): void {
+    this.#call((native) => {
+      native.layerBegin(stream.native);
+    });
+    this.#stream = stream.native;
+  }
+
+  /** Flushes, appends what changed of the metadata, and tells what the layer holds: ascending, disjoint, whole blocks. */
+  async endLayer(): Promise<PackedRun[]> {
+    this.#stream = undefined;
+    const flat = await this.#wait((native) => native.layerEnd());
+    const runs: PackedRun[] = [];
+    for (let i = 0; i + 2 < flat.length; i += 3) {
+      const position = flat[i + 2] ?? -1;
+      runs.push({
+        offset: flat[i] ?? 0,
+        length: flat[i + 1] ?? 0,
+        position: position < 0 ? undefined : position,
+      });
+    }
+    return runs;
+  }
+
+  /** Lets go of the stream after a failure. The image can only be closed then. */
+  abandonLayer(): void {
+    this.#stream = undefined;
+    this.#native.layerAbandon();
   }
 
   /** Begins the next layer on top of what is there. */
@@ -342,16 +394,17 @@ export class Ext4Image {
   }
 
   /**
-   * Writes content; what is skipped is a hole. Large pieces are written off-thread, hence the promise.
+   * Writes content; what is skipped is a hole. Large pieces are written off-thread, hence the promise; those of a layer
+   * that is packed are copied at once, and a promise then means that there is no room for more yet.
+   * @param data at most 1 MiB.
    * @param more how many bytes will follow directly (a hint for laying them out together; it must not be too large)
    */
   writeFile(offset: number, data: Uint8Array, more: number): Promise<void> | undefined {
-    if (data.byteLength >= ASYNC_WRITE)
+    const stream = this.#stream;
+    if (stream === undefined && data.byteLength >= ASYNC_WRITE)
       return this.#wait((native) => native.fileWriteAsync(offset, data, more));
-    this.#call((native) => {
-      native.fileWrite(offset, data, more);
-    });
-    return undefined;
+    const full = this.#call((native) => native.fileWrite(offset, data, more));
+    return full && stream !== undefined ? waitForRoom(stream) : undefined;
   }
 
   /** Ends the content. @param size length of the file; at least what was written */

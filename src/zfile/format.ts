@@ -165,3 +165,14 @@ export function encodeZFileEnd(end: Omit<ZFileEnd, 'legacy'>): Uint8Array {
 function hex(value: number): string {
   return '0x' + value.toString(16);
 }
+
+/** Smallest block that other programs can read, and what layers have. */
+export const LEAST_BLOCK_SIZE = 4096;
+
+/** @throws RangeError unless it is a block size that may be written. */
+export function checkBlockSize(size: number): void {
+  if (size < LEAST_BLOCK_SIZE || size > MAX_BLOCK_SIZE || (size & (size - 1)) !== 0)
+    throw new RangeError(
+      `ZFile block size is ${size}, expected a power of two from ${LEAST_BLOCK_SIZE} to ${MAX_BLOCK_SIZE}`,
+    );
+}

@@ -9,10 +9,11 @@
 import type { ByteSink } from '../blob/index.js';
 import { Codec, crc32c, packBlocks } from '../native/index.js';
 import {
+  checkBlockSize,
   encodeZFileEnd,
   FINAL_HEADER_FLAGS,
   INITIAL_HEADER_FLAGS,
-  MAX_BLOCK_SIZE,
+  LEAST_BLOCK_SIZE,
   TRAILER_FLAGS,
   ZFILE_END_SIZE,
   type ZFileEnd,
@@ -22,8 +23,6 @@ import {
 const BATCH_BYTES = 512 * 1024;
 /** Batches in the hands of native threads at once: libuv has four. */
 const IN_FLIGHT = 4;
-/** Block sizes that other programs can read. */
-const LEAST_BLOCK_SIZE = 4096;
 
 /** How to write. */
 export interface ZFileWriterOptions {
@@ -68,11 +67,7 @@ export class ZFileWriter {
     this.#sink = sink;
     this.#codec = options.codec ?? Codec.LZ4;
     this.#blockSize = options.blockSize ?? LEAST_BLOCK_SIZE;
-    const size = this.#blockSize;
-    if (size < LEAST_BLOCK_SIZE || size > MAX_BLOCK_SIZE || (size & (size - 1)) !== 0)
-      throw new RangeError(
-        `ZFile block size is ${size}, expected a power of two from ${LEAST_BLOCK_SIZE} to ${MAX_BLOCK_SIZE}`,
-      );
+    checkBlockSize(this.#blockSize);
   }
 
   /** Appends plain bytes; they may be changed once the promise settles. Waits when too much is on its way. */
