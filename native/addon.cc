@@ -17,6 +17,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports)
     RegisterZFile(env, exports);
     RegisterDigest(env, exports);
     RegisterInflate(env, exports);
+    RegisterLoad(env, exports);
     return exports;
 }
 

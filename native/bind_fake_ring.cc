@@ -1,28 +1,20 @@
 // The fake kernel for JavaScript (src/native/fake-ring.ts). A load runs on libuv's pool.
+#include "bind_load.h"
 #include "bindings.h"
 #include "fake_ring.h"
 #include "io_loop.h"
 #include "scsi.h"
 #include <errno.h>
 
-static double Field(const Napi::Object &o, const char *name)
-{
-    Napi::Value v = o.Get(name);
-    if (!v.IsNumber() && !v.IsBoolean())
-        throw Napi::TypeError::New(o.Env(), std::string("Option ") + name + " is missing");
-    double d = v.ToNumber().DoubleValue();
-    if (!(d >= -1 && d < 9007199254740992.0))
-        throw Napi::RangeError::New(o.Env(), std::string("Option ") + name + " is out of range");
-    return d;
-}
-
 class Load : public Napi::AsyncWorker
 {
   public:
-    Load(Napi::Object owner, fake_ring *ring, const fake_ring_load &load)
+    Load(Napi::Object owner, fake_ring *ring, const fake_ring_load &load, std::vector<double> targets)
         : Napi::AsyncWorker(owner.Env()), owner_(Napi::Persistent(owner)), ring_(ring), load_(load),
-          promise_(Napi::Promise::Deferred::New(owner.Env()))
+          targets_(std::move(targets)), promise_(Napi::Promise::Deferred::New(owner.Env()))
     {
+        load_.targets = targets_.data();
+        load_.target_count = targets_.size();
     }
     Napi::Promise Promise() const
     {
@@ -39,11 +31,7 @@ class Load : public Napi::AsyncWorker
         o.Set("failed", static_cast<double>(result_.failed));
         o.Set("wrong", static_cast<double>(result_.wrong));
         o.Set("violations", static_cast<double>(result_.violations));
-        o.Set("seconds", result_.seconds);
-        o.Set("p50", result_.p50);
-        o.Set("p99", result_.p99);
-        o.Set("p999", result_.p999);
-        o.Set("longest", result_.longest);
+        SetTimes(o, result_.times);
         o.Set("error", result_.error);
         promise_.Resolve(o);
     }
@@ -52,6 +40,7 @@ class Load : public Napi::AsyncWorker
     Napi::ObjectReference owner_; // stays while the load runs
     fake_ring *ring_;
     fake_ring_load load_;
+    std::vector<double> targets_;
     fake_ring_result result_ = {};
     Napi::Promise::Deferred promise_;
 };
@@ -119,9 +108,11 @@ class FakeRing : public Napi::ObjectWrap<FakeRing>
         load.sequential = Field(o, "sequential") != 0;
         load.scatter = Field(o, "scatter") != 0;
         load.seed = static_cast<uint64_t>(Field(o, "seed"));
+        load.seconds = Field(o, "seconds");
+        load.window = static_cast<uint64_t>(Field(o, "window"));
         if (load.length == 0 || load.length % 512)
             throw Napi::RangeError::New(info.Env(), "Option length is out of range");
-        auto *work = new Load(info.This().As<Napi::Object>(), ring, load);
+        auto *work = new Load(info.This().As<Napi::Object>(), ring, load, Targets(o));
         Napi::Promise promise = work->Promise();
         work->Queue();
         return promise;

@@ -17,3 +17,4 @@ void RegisterPack(Napi::Env env, Napi::Object exports);
 void RegisterZFile(Napi::Env env, Napi::Object exports);
 void RegisterDigest(Napi::Env env, Napi::Object exports);
 void RegisterInflate(Napi::Env env, Napi::Object exports);
+void RegisterLoad(Napi::Env env, Napi::Object exports);

@@ -11,20 +11,9 @@
 #include <time.h>
 #include <unistd.h>
 
-uint64_t fake_ring_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-// xorshift64*
 uint64_t fake_ring_next_random(struct fake_ring *f)
 {
-    f->random ^= f->random >> 12;
-    f->random ^= f->random << 25;
-    f->random ^= f->random >> 27;
-    return f->random * 2685821657736338717ull;
+    return load_random(&f->random);
 }
 
 static struct tcmu_mailbox *mailbox(struct fake_ring *f)
@@ -174,7 +163,7 @@ int fake_ring_submit(struct fake_ring *f, uint16_t id, const uint8_t *cdb, const
     }
     e->req.iov_cnt = count;
     c->busy = 1;
-    c->started = fake_ring_now();
+    c->started = load_now();
     f->head = (f->head + length) % f->options.ring_size;
     publish_head(f);
     return 0;

@@ -3,6 +3,7 @@
 // through a socket that stands for the UIO descriptor, checks every answer, and measures.
 #pragma once
 #include "io_queue.h"
+#include "load_meter.h"
 #include <stdint.h>
 
 #ifdef __cplusplus
@@ -20,9 +21,13 @@ struct fake_ring_options {
 struct fake_ring_load {
     uint32_t depth;      // commands in flight
     uint32_t length;     // bytes of each, a multiple of 512
-    uint64_t operations; // stop after so many
-    uint32_t writes;     // percent; needs device_size / length / depth > 2
+    uint64_t operations; // stop after so many, if not 0,
+    double seconds;      // and after so long, if not 0
+    uint32_t writes;     // percent; needs twice as many places as the depth
     int sequential;
+    uint64_t window;       // see load_places
+    const double *targets; // see load_places; NULL: the whole device
+    uint64_t target_count;
     int scatter; // break the memory into single blocks, in disorder
     uint64_t seed;
 };
@@ -32,9 +37,8 @@ struct fake_ring_result {
     uint64_t failed;     // not GOOD
     uint64_t wrong;      // wrong bytes
     uint64_t violations; // an answer to no command: the handler has a bug
-    double seconds;
-    double p50, p99, p999, longest; // latency in microseconds
-    int error;                      // 0; -ETIMEDOUT: no answer for ten seconds
+    struct load_times times;
+    int error; // 0; -ETIMEDOUT: no answer for ten seconds
 };
 
 // Ways to break the protocol.

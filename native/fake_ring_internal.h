@@ -10,7 +10,6 @@ enum {
     MAX_DEPTH = 1024,
     MAX_BLOCKS = 1024, // of one command
     PATIENCE_MS = 10000,
-    SAMPLES = 1 << 20, // latencies kept
 };
 
 struct command {
@@ -33,7 +32,6 @@ struct fake_ring {
     unsigned char *expected; // scratch of one command
 };
 
-uint64_t fake_ring_now(void); // nanoseconds
 uint64_t fake_ring_next_random(struct fake_ring *f);
 void fake_ring_put_cdb(uint8_t *cdb, int opcode, uint64_t lba, uint32_t count); // READ or WRITE of 16 bytes
 // Places a command in the ring; 0, or -EAGAIN when ring or data area are full. data: what to write, or NULL.

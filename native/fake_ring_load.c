@@ -13,38 +13,37 @@ static int overlaps(struct fake_ring *f, uint64_t offset, uint32_t length, uint3
     return 0;
 }
 
-static int compare(const void *a, const void *b)
-{
-    const uint32_t *x = a, *y = b;
-    return *x < *y ? -1 : *x > *y;
-}
-
 void fake_ring_run(struct fake_ring *f, const struct fake_ring_load *load, struct fake_ring_result *r)
 {
     memset(r, 0, sizeof *r);
-    uint32_t *samples = malloc(SAMPLES * sizeof *samples);
-    uint64_t sample_count = 0, submitted = 0, units = f->options.device_size / load->length, at = 0;
+    struct load_places places = {load->targets, load->target_count, f->options.device_size,
+                                 load->length,  load->sequential,   load->window};
+    struct load_meter meter = {0};
+    uint64_t submitted = 0, limit = load->operations ? load->operations : UINT64_MAX;
     uint32_t in_flight = 0;
     uint16_t free_ids[MAX_DEPTH];
     uint32_t id_count = 0;
-    if (!samples || load->depth > MAX_DEPTH || load->length > MAX_BLOCKS * BLOCK || units == 0) {
-        free(samples);
+    if (load->depth == 0 || load->depth > MAX_DEPTH || load->length > MAX_BLOCKS * BLOCK ||
+        (load->operations == 0 && load->seconds == 0) || !load_places_valid(&places) ||
+        (load->writes && load_places_count(&places) < 2 * (uint64_t)load->depth)) {
         r->error = -EINVAL;
         return;
     }
+    if ((r->error = load_meter_begin(&meter)))
+        return;
     for (uint32_t i = load->depth; i > 0; i--)
         free_ids[id_count++] = (uint16_t)i;
     f->random = load->seed * 2 + 1;
-    uint64_t start = fake_ring_now();
-    while (r->operations < load->operations && !r->error) {
+    while (r->operations < limit && !r->error) {
         int fresh = 0;
-        while (id_count > 0 && submitted < load->operations) {
+        if (load->seconds > 0 && limit > submitted && load_meter_seconds(&meter) >= load->seconds)
+            limit = submitted;
+        while (id_count > 0 && submitted < limit) {
             uint16_t id = free_ids[id_count - 1];
             struct command *c = &f->commands[id];
             c->write = fake_ring_next_random(f) % 100 < load->writes;
             do
-                c->offset =
-                    (load->sequential ? at++ % units : fake_ring_next_random(f) % units) * load->length;
+                c->offset = load_places_next(&places, &f->random);
             while (load->writes && overlaps(f, c->offset, load->length, load->depth));
             c->length = load->length;
             uint8_t cdb[SCSI_CDB_MAX];
@@ -74,8 +73,7 @@ void fake_ring_run(struct fake_ring *f, const struct fake_ring_load *load, struc
                 continue;
             }
             struct command *c = &f->commands[id];
-            uint64_t took = (fake_ring_now() - c->started) / 100; // tenths of a microsecond
-            samples[sample_count++ % SAMPLES] = took > UINT32_MAX ? UINT32_MAX : (uint32_t)took;
+            load_meter_add(&meter, load_now() - c->started);
             if (c->status != SCSI_GOOD) {
                 r->failed++;
             } else if (!c->write && f->options.verify_fd >= 0) {
@@ -98,14 +96,5 @@ void fake_ring_run(struct fake_ring *f, const struct fake_ring_load *load, struc
         if (!reaped && in_flight > 0 && !fake_ring_wait_kick(f))
             r->error = -ETIMEDOUT;
     }
-    r->seconds = (double)(fake_ring_now() - start) / 1e9;
-    uint64_t n = sample_count < SAMPLES ? sample_count : SAMPLES;
-    if (n > 0) {
-        qsort(samples, n, sizeof *samples, compare);
-        r->p50 = samples[n / 2] / 10.0;
-        r->p99 = samples[n - 1 - n / 100] / 10.0;
-        r->p999 = samples[n - 1 - n / 1000] / 10.0;
-        r->longest = samples[n - 1] / 10.0;
-    }
-    free(samples);
+    load_meter_end(&meter, &r->times);
 }

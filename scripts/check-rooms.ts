@@ -25,6 +25,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[] | 'anything'>> = {
   service: ['blob', 'log', 'native', 'image', 'blockdev'],
   snapshotter: ['blob', 'log', 'image'],
   tools: ['blob', 'log', 'native', 'image', 'convert', ...formats],
+  bench: ['blob', 'log', 'native', 'cache', 'image', 'blockdev', 'convert', ...formats],
   cli: 'anything',
 };
 

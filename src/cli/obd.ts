@@ -11,6 +11,7 @@ type AddCommand = (program: Command) => void;
 const COMMANDS: Readonly<Record<string, () => Promise<AddCommand>>> = {
   apply: async () => (await import('./apply.js')).addApplyCommand,
   attach: async () => (await import('./attach.js')).addAttachCommand,
+  bench: async () => (await import('./bench.js')).addBenchCommand,
   commit: async () => (await import('./commit.js')).addCommitCommand,
   convert: async () => (await import('./convert.js')).addConvertCommand,
   create: async () => (await import('./create.js')).addCreateCommand,

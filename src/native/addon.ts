@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url';
 import type { NativeExt4Image } from './ext4.js';
 import type { FakeRingOptions, NativeFakeRing } from './fake-ring.js';
 import type { NativeIoLoop } from './io-loop.js';
+import type { FileLoad, FileLoadResult, NativePlainServer } from './load.js';
 import type { NativeMemoryQueue } from './memory-queue.js';
 import type { NativeTcmuNetlink, ScsiDevice, ScsiResult } from './tcmu.js';
 import type { NativeInflater } from './inflate.js';
@@ -85,6 +86,10 @@ export interface Addon {
   readonly Digest: new (algorithm: string) => NativeDigest;
   // bind_inflate.cc
   readonly Inflater: new () => NativeInflater;
+  // bind_load.cc
+  fileLoad(load: FileLoad): Promise<FileLoadResult>;
+  dropCache(fd: number): number;
+  readonly PlainServer: new (handle: number, fd: number) => NativePlainServer;
 }
 
 function find(): string {

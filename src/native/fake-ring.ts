@@ -1,9 +1,10 @@
 import { addon } from './addon.js';
+import type { LoadTimes } from './load.js';
 
 /** The compiled class; see native/fake_ring.h. */
 export interface NativeFakeRing {
   handle(): number;
-  run(load: FakeRingLoad): Promise<FakeRingResult>;
+  run(load: Required<FakeRingLoad>): Promise<FakeRingResult>;
   attack(attack: number, seed: number): void;
   command(cdb: Buffer, data: Buffer, sense: Buffer): number;
   close(): void;
@@ -27,28 +28,30 @@ export interface FakeRingLoad {
   readonly depth: number;
   /** Bytes of each, a multiple of 512, at most 4 MiB. */
   readonly length: number;
+  /** Stop after so many; 0 for no such end. */
   readonly operations: number;
+  /** Stop after so long; default 0, no such end. */
+  readonly seconds?: number;
   /** Percent of writes. */
   readonly writes: number;
   readonly sequential: boolean;
+  /** Bytes within which random places stay for 4096 commands; then it lies elsewhere. Default 0, the whole device. */
+  readonly window?: number;
+  /** Byte offsets to visit; default every multiple of `length`. */
+  readonly targets?: Float64Array | undefined;
   /** Break the memory of each command into single blocks in disorder. */
   readonly scatter: boolean;
   readonly seed: number;
 }
 
-/** What it saw. Latencies are in microseconds. */
-export interface FakeRingResult {
+/** What it saw. */
+export interface FakeRingResult extends LoadTimes {
   readonly operations: number;
   readonly failed: number;
   /** Reads that differ from the file. */
   readonly wrong: number;
   /** Answers to no command. */
   readonly violations: number;
-  readonly seconds: number;
-  readonly p50: number;
-  readonly p99: number;
-  readonly p999: number;
-  readonly longest: number;
   /** 0, or -110 (ETIMEDOUT) when nothing was answered for ten seconds. */
   readonly error: number;
 }
@@ -79,7 +82,7 @@ export class FakeRing {
   }
 
   run(load: FakeRingLoad): Promise<FakeRingResult> {
-    return this.#native.run(load);
+    return this.#native.run({ seconds: 0, window: 0, targets: undefined, ...load });
   }
 
   attack(attack: number, seed = 1): void {

@@ -9,6 +9,7 @@ export * from './host.js';
 export * from './io-loop.js';
 export * from './fuse.js';
 export * from './system-error.js';
+export * from './load.js';
 export * from './memory-queue.js';
 export * from './inflate.js';
 export * from './pack.js';
