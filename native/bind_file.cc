@@ -2,6 +2,7 @@
 // well.
 #include "bindings.h"
 #include "file.h"
+#include "pool_work.h"
 
 static double Number(const Napi::CallbackInfo &info, size_t i)
 {
@@ -73,10 +74,21 @@ static Napi::Value FilePunch(const Napi::CallbackInfo &info)
     return promise;
 }
 
+// from fd, from offset, to fd, to offset, length.
+static Napi::Value FileCopy(const Napi::CallbackInfo &info)
+{
+    int from_fd = (int)Number(info, 0), to_fd = (int)Number(info, 2);
+    int64_t from = (int64_t)Number(info, 1), to = (int64_t)Number(info, 3), length = (int64_t)Number(info, 4);
+    return PoolWork::Run(info.Env(), [=]() -> PoolWork::Numbers {
+        return {(double)obd_file_copy(from_fd, from, to_fd, to, length)};
+    });
+}
+
 void RegisterFile(Napi::Env env, Napi::Object exports)
 {
     exports.Set("fileLock", Napi::Function::New(env, FileLock));
     exports.Set("fileSeek", Napi::Function::New(env, FileSeek));
+    exports.Set("fileCopy", Napi::Function::New(env, FileCopy));
     exports.Set("filePunch", Napi::Function::New(env, FilePunch));
     exports.Set("filePunchSync", Napi::Function::New(env, FilePunchSync));
 }

@@ -24,6 +24,10 @@ int obd_file_punch(int fd, int64_t offset, int64_t length);
 // of the file is a hole (or `offset` is at its end). Where the file system knows no holes all is data.
 int64_t obd_file_seek(int fd, int64_t offset, int hole);
 
+// Copies bytes between files, inside the kernel where it can. -ENODATA if the source ends before. May wait
+// for the disk.
+int obd_file_copy(int from_fd, int64_t from, int to_fd, int64_t to, int64_t length);
+
 #ifdef __cplusplus
 }
 #endif

@@ -17,7 +17,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[] | 'anything'>> = {
   cache: ['blob', 'log', 'native'],
   registryblob: ['blob', 'log'],
   registryserver: ['blob', 'log'],
-  oci: ['blob', 'log', 'tar', 'registryblob'],
+  oci: ['blob', 'log', 'native', 'tar', 'registryblob'],
   containerd: ['blob', 'log', 'registryblob', 'oci'],
   blockdev: ['blob', 'log', 'native'],
   image: ['blob', 'log', 'native', 'cache', 'registryblob', ...formats],

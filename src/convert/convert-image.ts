@@ -24,7 +24,7 @@ import {
 import { readTar } from '../tar/index.js';
 import type { ZFileWriterOptions } from '../zfile/index.js';
 import { chainIds, layerUuid } from './chain.js';
-import { unpackLayer } from './decompress.js';
+import { unpackLayer, type LayerPacking } from './decompress.js';
 import { applyLayer, type LayerCounts } from './oci-layer.js';
 import { writeLayer, type LayerFile, type WriteLayerOptions } from './write-layer.js';
 
@@ -261,9 +261,15 @@ class LayerConversion {
         yield chunk as Uint8Array;
       }
     }
+    // The digest of a plain tar is that of its blob, which the stream checks.
+    let packing: LayerPacking | undefined;
+    const isKnown = (): boolean => packing === 'plain' && diffId === layer.digest;
+    const onPacking = (found: LayerPacking): void => {
+      packing = found;
+    };
     async function* hashed(): AsyncGenerator<Uint8Array, void, undefined> {
-      for await (const chunk of unpackLayer(counted(), name)) {
-        await hash.update(chunk);
+      for await (const chunk of unpackLayer(counted(), name, onPacking)) {
+        if (!isKnown()) await hash.update(chunk);
         yield chunk;
       }
     }
@@ -276,6 +282,7 @@ class LayerConversion {
     } finally {
       blob.destroy();
     }
+    if (isKnown()) return counts;
     const actual = await hash.end();
     if (!diffId.endsWith(`:${actual}`))
       throw badImage(

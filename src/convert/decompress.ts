@@ -38,10 +38,12 @@ function damaged(source: string, packing: LayerPacking, cause: unknown): Convert
  * The plain bytes of a layer blob. Memory: a few buffers, whatever the ratio. The blob is read to its end, so that a
  * check that it does there is done. Breaking off ends the blob's iteration.
  * @param source how errors name the blob.
+ * @param onPacking told before the first bytes.
  */
 export async function* unpackLayer(
   blob: AsyncIterable<Uint8Array>,
   source: string,
+  onPacking?: (packing: LayerPacking) => void,
 ): AsyncGenerator<Uint8Array, void, undefined> {
   const chunks = blob[Symbol.asyncIterator]();
   const first: Uint8Array[] = [];
@@ -54,6 +56,7 @@ export async function* unpackLayer(
       length += next.value.byteLength;
     }
     const packing = layerPacking(Buffer.concat(first));
+    onPacking?.(packing);
     const packed = rest(first, chunks);
     const damage = (problem: unknown): ConvertError => damaged(source, packing, problem);
     if (packing === 'gzip') yield* readAhead(gunzip(packed, damage), 2);

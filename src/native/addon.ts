@@ -28,6 +28,13 @@ export interface Addon {
   fileLock(fd: number, kind: number): number;
   fileSeek(fd: number, offset: number, hole: number): number;
   filePunch(fd: number, offset: number, length: number): Promise<number>;
+  fileCopy(
+    fromFd: number,
+    from: number,
+    toFd: number,
+    to: number,
+    length: number,
+  ): Promise<readonly number[]>;
   filePunchSync(fd: number, offset: number, length: number): number;
   // bind_ext4.cc
   readonly Ext4Image: { new (): NativeExt4Image; sourcePair(): Float64Array };

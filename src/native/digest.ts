@@ -1,4 +1,5 @@
 import { addon } from './addon.js';
+import type { FilePosition } from './file.js';
 
 /** The class of bind_digest.cc, as it is. */
 export interface NativeDigest {
@@ -19,6 +20,7 @@ export class StreamDigest {
   #waiting: Uint8Array[] = [];
   #bytes = 0;
   #running: Promise<void> | undefined;
+  #failure: { readonly error: unknown } | undefined;
 
   constructor(algorithm: 'sha256' | 'sha512') {
     this.#native = new addon.Digest(algorithm);
@@ -35,20 +37,31 @@ export class StreamDigest {
     return this.#bytes > MOST_WAITING ? this.#running : undefined;
   }
 
+  /** Takes bytes of an open file, which stays open until the promise settles. @throws a system error, ENODATA */
+  async updateFromFile(from: FilePosition, length: number): Promise<void> {
+    await this.#running;
+    await this.#native.file(from.fd, from.offset, length);
+  }
+
   async #run(): Promise<void> {
     while (this.#waiting.length > 0) {
       const parts = this.#waiting;
       const bytes = this.#bytes;
       this.#waiting = [];
-      await this.#native.update(parts);
+      try {
+        await this.#native.update(parts);
+      } catch (error) {
+        this.#failure ??= { error };
+      }
       this.#bytes -= bytes;
     }
     this.#running = undefined;
   }
 
-  /** The digest in hex; nothing can be added afterwards. */
+  /** The digest in hex; nothing can be added afterwards. @throws what failed since the beginning */
   async end(): Promise<string> {
     await this.#running;
+    if (this.#failure !== undefined) throw this.#failure.error;
     return this.#native.end();
   }
 }

@@ -2,6 +2,7 @@
 import { createHash, type Hash } from 'node:crypto';
 import { Readable } from 'node:stream';
 import { abortedError, RegistryError, type ReadOptions } from '../blob/index.js';
+import { StreamDigest } from '../native/index.js';
 import type { Descriptor } from './manifest.js';
 
 /** sha256 digest of bytes, as registries write it. */
@@ -55,18 +56,18 @@ export function verifiedStream(
   const controller = new AbortController();
   const { signal } = options;
   async function* checked(): AsyncGenerator<Uint8Array, void, undefined> {
-    const hash = hasher(descriptor.digest);
+    const hash = new StreamDigest(descriptor.digest.startsWith('sha512:') ? 'sha512' : 'sha256');
     let size = 0;
     for await (const chunk of open(controller.signal)) {
       size += chunk.byteLength;
       if (size > descriptor.size)
         throw mismatch(descriptor, source, `it has more than ${descriptor.size} bytes`);
-      hash.update(chunk);
+      await hash.update(chunk);
       yield chunk;
     }
     if (size !== descriptor.size)
       throw mismatch(descriptor, source, `it has ${size} bytes, expected ${descriptor.size}`);
-    const actual = hash.digest('hex');
+    const actual = await hash.end();
     if (!descriptor.digest.endsWith(`:${actual}`))
       throw mismatch(descriptor, source, `its digest is ${actual}`);
   }

@@ -6,7 +6,7 @@
  * A file gets its name when it is complete, checked and on disk; index.json is replaced as a whole. Within a process
  * changes of one layout's index follow each other; two processes must not write one layout at the same time.
  */
-import { createHash, randomBytes } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 import { mkdir, open, readFile, rename, rm, stat, type FileHandle } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import {
@@ -16,16 +16,20 @@ import {
   IoError,
   ioError,
   isSystemError,
+  localFileOf,
   RegistryError,
   type ReadableBlob,
   type ReadOptions,
 } from '../blob/index.js';
+import { copyFileRange, StreamDigest } from '../native/index.js';
 import { digestOf } from './digest.js';
 import type { ImageDocument, ImageTarget, PushBlobOptions, PushOutcome } from './image-store.js';
 import { MAX_MANIFEST_SIZE, MediaType, parseIndex, type Descriptor, type Index } from './manifest.js';
 import { checkSize, chooseEntry, REF_NAME, StoredImage } from './stored-image.js';
 
 const BLOCK = 1024 * 1024;
+/** Copied by the kernel in one go; between two the push can be stopped. */
+const LOCAL_STEP = 32 * 1024 * 1024;
 
 /** Changes of index.json under way in this process, by directory. Entries go when the chain ends. */
 const indexChanges = new Map<string, Promise<void>>();
@@ -89,17 +93,7 @@ export class LayoutImage extends StoredImage implements ImageTarget {
     if (await this.hasBlob(descriptor)) return 'exists';
     await this.#create();
     await writeAtomically(this.#blobPath(descriptor.digest), async (file) => {
-      const hash = createHash(descriptor.digest.startsWith('sha512:') ? 'sha512' : 'sha256');
-      for (let at = 0; at < content.size; at += BLOCK) {
-        if (options.signal?.aborted === true)
-          throw abortedError(`write blob "${descriptor.digest}"`, options.signal);
-        const chunk = new Uint8Array(Math.min(BLOCK, content.size - at));
-        await content.read(at, chunk, options.signal === undefined ? {} : { signal: options.signal });
-        hash.update(chunk);
-        await file.writeFile(chunk);
-        options.onProgress?.(chunk.byteLength);
-      }
-      const actual = hash.digest('hex');
+      const actual = await copyAndHash(content, file, descriptor.digest, options);
       if (!descriptor.digest.endsWith(`:${actual}`))
         throw new RegistryError(
           'OBD_REGISTRY_DIGEST',
@@ -205,6 +199,36 @@ export class LayoutImage extends StoredImage implements ImageTarget {
 }
 
 /** Writes a file beside its place, makes it durable, and gives it its name. */
+/** Writes a blob to the beginning of a file, and gives the hex digits of its digest. */
+async function copyAndHash(
+  content: ReadableBlob,
+  file: FileHandle,
+  digest: string,
+  options: PushBlobOptions,
+): Promise<string> {
+  const hash = new StreamDigest(digest.startsWith('sha512:') ? 'sha512' : 'sha256');
+  const local = localFileOf(content);
+  const step = local?.presence === null ? LOCAL_STEP : BLOCK;
+  for (let at = 0; at < content.size; at += step) {
+    if (options.signal?.aborted === true) throw abortedError(`write blob "${digest}"`, options.signal);
+    const length = Math.min(step, content.size - at);
+    if (local?.presence === null) {
+      // The kernel copies, and another thread hashes meanwhile.
+      const from = { fd: local.fd, offset: at + local.shift };
+      await Promise.all([
+        copyFileRange(from, { fd: file.fd, offset: at }, length),
+        hash.updateFromFile(from, length),
+      ]);
+    } else {
+      const chunk = new Uint8Array(length);
+      await content.read(at, chunk, options.signal === undefined ? {} : { signal: options.signal });
+      await Promise.all([hash.update(chunk), file.writeFile(chunk)]);
+    }
+    options.onProgress?.(length);
+  }
+  return hash.end();
+}
+
 async function writeAtomically(path: string, write: (file: FileHandle) => Promise<void>): Promise<void> {
   const temporary = `${path}.${randomBytes(6).toString('hex')}.tmp`;
   try {

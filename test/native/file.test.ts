@@ -2,10 +2,12 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import {
   closeSync,
+  existsSync,
   fstatSync,
   ftruncateSync,
   mkdtempSync,
   openSync,
+  readFileSync,
   readSync,
   rmSync,
   writeSync,
@@ -14,6 +16,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import {
+  copyFileRange,
   dataExtents,
   FileLock,
   lockFile,
@@ -22,6 +25,7 @@ import {
   seekData,
   seekHole,
 } from '../../src/native/index.js';
+import { tempDir } from '../support/unpack.js';
 
 const KiB = 1024;
 const dir = mkdtempSync(join(tmpdir(), 'obd-file-'));
@@ -123,4 +127,23 @@ test('lockFile() excludes another process, and its death frees the lock', { time
   await new Promise((resolve) => child.once('exit', resolve));
   assert.equal(lockFile(fd, FileLock.SHARED), true);
   closeSync(fd);
+});
+
+test('copyFileRange() copies between files, also of different file systems, and fails where the source ends', async (t) => {
+  const content = Buffer.from(Array.from({ length: 700_001 }, (_, i) => (i * 31) >> 3));
+  for (const dir of [tempDir(t), existsSync('/dev/shm') ? mkdtempSync('/dev/shm/obd-test-') : tempDir(t)]) {
+    t.after(() => {
+      rmSync(dir, { recursive: true, force: true });
+    });
+    const from = openSync(join(tempDir(t), 'from'), 'w+');
+    writeSync(from, content);
+    const to = openSync(join(dir, 'to'), 'w+');
+    await copyFileRange({ fd: from, offset: 1 }, { fd: to, offset: 10 }, content.length - 1);
+    assert.deepEqual(readFileSync(join(dir, 'to')), Buffer.concat([Buffer.alloc(10), content.subarray(1)]));
+    await assert.rejects(copyFileRange({ fd: from, offset: 5 }, { fd: to, offset: 0 }, content.length), {
+      code: 'ENODATA',
+    });
+    closeSync(from);
+    closeSync(to);
+  }
 });
