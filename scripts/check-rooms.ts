@@ -24,6 +24,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[] | 'anything'>> = {
   convert: ['blob', 'log', 'native', 'registryblob', 'oci', ...formats],
   service: ['blob', 'log', 'native', 'image', 'blockdev'],
   snapshotter: ['blob', 'log', 'image'],
+  install: ['blob'],
   tools: ['blob', 'log', 'native', 'image', 'convert', ...formats],
   bench: ['blob', 'log', 'native', 'cache', 'image', 'blockdev', 'convert', ...formats],
   cli: 'anything',

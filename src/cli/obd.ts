@@ -19,6 +19,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<AddCommand>>> = {
   export: async () => (await import('./export.js')).addExportCommand,
   import: async () => (await import('./import.js')).addImportCommand,
   inspect: async () => (await import('./inspect.js')).addInspectCommand,
+  install: async () => (await import('./install.js')).addInstallCommand,
   list: async () => (await import('./list.js')).addListCommand,
   merge: async () => (await import('./merge.js')).addMergeCommand,
   mount: async () => (await import('./mount.js')).addMountCommand,
