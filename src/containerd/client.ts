@@ -147,12 +147,15 @@ export class ContainerdClient {
     );
   }
 
-  /** Ends a lease: what nothing else refers to will be removed. Idempotent. */
-  async deleteLease(lease: string): Promise<void> {
+  /**
+   * Ends a lease: what nothing else refers to will be removed. Idempotent.
+   * @param options.collect waits until it is.
+   */
+  async deleteLease(lease: string, options: { readonly collect?: boolean } = {}): Promise<void> {
     try {
       await this.#connection.call(
         'leases.v1.Leases/Delete',
-        { id: lease },
+        { id: lease, sync: options.collect ?? false },
         { action: `delete lease "${lease}"` },
       );
     } catch (error) {

@@ -81,11 +81,14 @@ export async function pullImage(
 ): Promise<PulledImage> {
   await client.checkSnapshotter(options.snapshotter, { signal: options.signal });
   const lease = await client.createLease({ signal: options.signal });
+  let complete = false;
   try {
-    return await new Pull(client, image, options, { signal: options.signal, lease }).run();
+    const pulled = await new Pull(client, image, options, { signal: options.signal, lease }).run();
+    complete = true;
+    return pulled;
   } finally {
     // One that cannot be deleted now ends by itself, a day later.
-    await client.deleteLease(lease).catch(() => undefined);
+    await client.deleteLease(lease, { collect: !complete }).catch(() => undefined);
   }
 }
 
