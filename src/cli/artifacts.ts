@@ -22,6 +22,8 @@ import {
 import { makeLogger } from '../log/index.js';
 import {
   openImageSource,
+  type ImageOpeners,
+  type ImageSource,
   parsePlatform,
   resolveManifest,
   type Descriptor,
@@ -62,36 +64,36 @@ export interface Artifacts {
 
 /** True for names of images rather than of files. */
 export function isImageName(name: string): boolean {
-  return /^(docker:\/\/|oci:|oci-archive:|docker-archive:)/.test(name);
+  return /^(docker:\/\/|oci:|oci-archive:|docker-archive:|containerd:)/.test(name);
 }
 
 /**
- * Finds what a name on the command line stands for: images (`docker://`, `oci:`, archives of both kinds), image configurations (JSON), layer
- * files, and directories that hold a layer.
+ * Finds what a name on the command line stands for: images (`docker://`, `oci:`, archives of both kinds, `containerd:`),
+ * image configurations (JSON), layer files, and directories that hold a layer.
  * @param platform as the user wrote it.
+ * @param openers without the one for `containerd:`, such names are refused.
  * @throws ConfigError that says what to write instead, IoError, RegistryError
  */
 export async function findArtifacts(
   name: string,
   client: RegistryClient,
   platform: string | undefined,
+  openers: ImageOpeners = {},
 ): Promise<Artifacts> {
   if (isImageName(name))
-    return imageArtifacts(name, client, platform === undefined ? undefined : parsePlatform(platform));
+    return imageArtifacts(
+      openImageSource(name, client, openers),
+      platform === undefined ? undefined : parsePlatform(platform),
+    );
   const file = await namedFile(name);
   return file.json ? configArtifacts(file.path, client) : fileArtifacts(file.path);
 }
 
 /**
- * Finds the layers of an image in a registry or an OCI layout. Reads the manifest only.
+ * Finds the layers of an image. Reads the manifest only.
  * @throws RegistryError, ConfigError
  */
-async function imageArtifacts(
-  name: string,
-  client: RegistryClient,
-  platform?: WantedPlatform,
-): Promise<Artifacts> {
-  const source = openImageSource(name, client);
+async function imageArtifacts(source: ImageSource, platform?: WantedPlatform): Promise<Artifacts> {
   const { manifest, descriptor } = await resolveManifest(source, platform);
   return {
     name: source.name,

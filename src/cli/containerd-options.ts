@@ -1,6 +1,7 @@
 /** The options by which commands reach containerd; names and environment variables are those of `ctr`. */
 import type { Command } from 'commander';
-import type { ContainerdPlace } from '../containerd/index.js';
+import { ContainerdImage, type ContainerdPlace } from '../containerd/index.js';
+import type { ImageOpeners } from '../oci/index.js';
 
 /** What {@link addContainerdOptions} parses: a {@link ContainerdPlace}. */
 export type ContainerdOptions = ContainerdPlace;
@@ -13,4 +14,9 @@ export function addContainerdOptions(command: Command): Command {
       "containerd's socket (default: $CONTAINERD_ADDRESS or /run/containerd/containerd.sock)",
     )
     .option('-n, --namespace <name>', 'containerd namespace (default: $CONTAINERD_NAMESPACE or "default")');
+}
+
+/** Opens `containerd:` names in the containerd of the options. */
+export function containerdImages({ address, namespace }: ContainerdOptions): ImageOpeners {
+  return { containerd: (image) => new ContainerdImage(image, { address, namespace }) };
 }

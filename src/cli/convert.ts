@@ -5,12 +5,13 @@ import { ConfigError } from '../blob/index.js';
 import { Codec } from '../native/index.js';
 import { convertImage, type ConvertedImage } from '../convert/index.js';
 import { openImageSource, openImageTarget, parsePlatform } from '../oci/index.js';
+import { addContainerdOptions, containerdImages, type ContainerdOptions } from './containerd-options.js';
 import { runCommand } from './program.js';
 import { byteProgress } from './progress.js';
 import { addRegistryOptions, openRegistryClient, type RegistryOptions } from './registry-access.js';
 import { formatDuration, formatShare, formatSize, formatTable } from './units.js';
 
-interface ConvertCommandOptions extends RegistryOptions {
+interface ConvertCommandOptions extends RegistryOptions, ContainerdOptions {
   readonly vsize: number;
   readonly algorithm: 'lz4' | 'zstd';
   readonly bs: string;
@@ -43,7 +44,7 @@ function configure(command: Command): Command {
     .description('Convert an OCI or Docker image into an overlaybd image.')
     .argument(
       '<source>',
-      'docker://HOST/REPOSITORY:TAG, oci:DIRECTORY[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:REFERENCE] or a bare reference',
+      'docker://HOST/REPOSITORY:TAG, oci:DIRECTORY[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:REFERENCE], containerd:NAME or a bare reference',
     )
     .argument('<target>', 'the same forms; its tag moves when everything is there')
     .addOption(
@@ -64,7 +65,7 @@ function configure(command: Command): Command {
     .option('-f, --force', 'an archive may take the place of a file')
     .option('--json', 'print the result as JSON')
     .option('--quiet', 'no progress');
-  return addRegistryOptions(command).action(convert);
+  return addContainerdOptions(addRegistryOptions(command)).action(convert);
 }
 
 /** Adds `convert` to the program. */
@@ -95,8 +96,11 @@ async function convert(
   process.on('SIGINT', stop).on('SIGTERM', stop);
   const progress = byteProgress('convert', options.quiet === true || options.json === true);
   const started = Date.now();
-  const source = openImageSource(sourceName, client);
-  const target = openImageTarget(targetName, client, { replace: options.force === true });
+  const source = openImageSource(sourceName, client, containerdImages(options));
+  const target = openImageTarget(targetName, client, {
+    ...containerdImages(options),
+    replace: options.force === true,
+  });
   try {
     const mediaTypes = options.oci === true ? 'oci' : options.docker === true ? 'docker' : undefined;
     const result = await convertImage(source, target, {

@@ -12,6 +12,7 @@ import {
   type SealedLayer,
 } from '../lsmt/index.js';
 import { findArtifacts, isImageName, type Artifacts } from './artifacts.js';
+import { addContainerdOptions, containerdImages, type ContainerdOptions } from './containerd-options.js';
 import { printInspection } from './inspect-print.js';
 import {
   faultOf,
@@ -64,7 +65,7 @@ export interface Inspection {
   };
 }
 
-interface InspectFlags extends RegistryOptions {
+interface InspectFlags extends RegistryOptions, ContainerdOptions {
   readonly json?: boolean;
   readonly index?: boolean;
   readonly mapping?: boolean;
@@ -77,7 +78,7 @@ export function addInspectCommand(program: Command): void {
   const command = program
     .command('inspect')
     .description('Show what a layer file, an image configuration or an image is made of.')
-    .argument('<what>', 'a file, docker://HOST/REPOSITORY:TAG or oci:DIRECTORY[:TAG]')
+    .argument('<what>', 'a file, or an image: docker://, oci:, oci-archive:, docker-archive:, containerd:')
     .option('--json', 'print JSON')
     .option('--index', "print every layer's index, as it is stored")
     .option('--mapping', 'print the mapping of the whole disk: which layer holds which sectors')
@@ -86,13 +87,13 @@ export function addInspectCommand(program: Command): void {
       '--platform <os/arch>',
       "which image of an index (default: Linux on this machine's architecture)",
     );
-  addRegistryOptions(command).action(inspect);
+  addContainerdOptions(addRegistryOptions(command)).action(inspect);
 }
 
 async function inspect(name: string, flags: InspectFlags): Promise<void> {
   const client = openRegistryClient(flags, isImageName(name) ? [name] : []);
   try {
-    const artifacts = await findArtifacts(name, client, flags.platform);
+    const artifacts = await findArtifacts(name, client, flags.platform, containerdImages(flags));
     const inspection = await inspectArtifacts(artifacts, flags);
     process.stdout.write(
       flags.json === true ? JSON.stringify(inspection, undefined, 2) + '\n' : printInspection(inspection),

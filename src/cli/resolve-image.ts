@@ -16,8 +16,14 @@ export const resolveImage: ImageResolver = async (image, dir, opener, { plainHtt
   if (name.kind !== 'docker' && name.kind !== 'oci')
     throw new ConfigError(
       'OBD_CONFIG_VALUE',
-      `Cannot attach "${image}": layers in an archive have no place of their own`,
-      { source: image, hint: 'Copy it to a layout first: skopeo copy ARCHIVE oci:DIRECTORY:TAG' },
+      `Cannot attach "${image}": a device reads layers from a registry or an OCI layout`,
+      {
+        source: image,
+        hint:
+          name.kind === 'containerd'
+            ? 'The snapshotter makes devices of images that containerd has: ctr run'
+            : 'Copy it to a layout first: skopeo copy ARCHIVE oci:DIRECTORY:TAG',
+      },
     );
   const host = name.kind === 'docker' ? parseReference(name.reference).host : undefined;
   if (plainHttp && host !== undefined) opener.client.allowPlainHttp(host);

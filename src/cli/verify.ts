@@ -3,6 +3,7 @@ import type { Command } from 'commander';
 import type { ReadableBlob } from '../blob/index.js';
 import { openWritableLayer } from '../lsmt/index.js';
 import { findArtifacts, isImageName, type Artifacts, type LayerArtifact } from './artifacts.js';
+import { addContainerdOptions, containerdImages, type ContainerdOptions } from './containerd-options.js';
 import { faultOf } from './layer-report.js';
 import { byteProgress } from './progress.js';
 import { addRegistryOptions, openRegistryClient, type RegistryOptions } from './registry-access.js';
@@ -14,7 +15,7 @@ export interface LayerResult extends VerifyReport {
   readonly layer: number | 'upper';
 }
 
-interface VerifyFlags extends RegistryOptions {
+interface VerifyFlags extends RegistryOptions, ContainerdOptions {
   readonly json?: boolean;
   readonly quiet?: boolean;
   readonly digest?: string;
@@ -29,7 +30,7 @@ export function addVerifyCommand(program: Command): void {
   const command = program
     .command('verify')
     .description('Check every checksum and structure of a layer file, an image configuration or an image.')
-    .argument('<what>', 'a file, docker://HOST/REPOSITORY:TAG or oci:DIRECTORY[:TAG]')
+    .argument('<what>', 'a file, or an image: docker://, oci:, oci-archive:, docker-archive:, containerd:')
     .option('--digest <digest>', 'what the file must be; images and blob stores say so themselves')
     .option('--json', 'print JSON')
     .option('--quiet', 'no progress')
@@ -37,14 +38,14 @@ export function addVerifyCommand(program: Command): void {
       '--platform <os/arch>',
       "which image of an index (default: Linux on this machine's architecture)",
     );
-  addRegistryOptions(command).action(verify);
+  addContainerdOptions(addRegistryOptions(command)).action(verify);
 }
 
 async function verify(name: string, flags: VerifyFlags): Promise<void> {
   const client = openRegistryClient(flags, isImageName(name) ? [name] : []);
   const started = Date.now();
   try {
-    const artifacts = await findArtifacts(name, client, flags.platform);
+    const artifacts = await findArtifacts(name, client, flags.platform, containerdImages(flags));
     const results = await verifyArtifacts(artifacts, flags);
     const faults = results.reduce((sum, result) => sum + result.faults.length + result.moreFaults, 0);
     process.stdout.write(

@@ -5,6 +5,7 @@
  *   oci:DIRECTORY[:tag]                              an OCI image layout        (layout-image.ts)
  *   oci-archive:FILE[:tag]                           a layout in a tar          (archive-image.ts, archive-target.ts)
  *   docker-archive:FILE[:reference]                  what docker save writes    (docker-archive.ts, archive-target.ts)
+ *   containerd:NAME                                  containerd's image store  (room containerd)
  *
  * Everything read is checked against its digest before it is believed; everything written becomes visible under its
  * name only when it is complete: blobs first, manifests after the blobs they name, the tag last.

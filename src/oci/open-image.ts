@@ -18,10 +18,17 @@ export type ImageName =
       readonly path: string;
       /** Tag of an OCI archive, reference of a Docker archive. */
       readonly tag: string | undefined;
-    };
+    }
+  | { readonly kind: 'containerd'; readonly image: string };
+
+/** Opens images of kinds that this room does not know itself. */
+export interface ImageOpeners {
+  /** For `containerd:NAME`. Without it the name is refused. */
+  readonly containerd?: (image: string) => ImageSource & ImageTarget;
+}
 
 /** How targets are opened. */
-export interface TargetOptions {
+export interface TargetOptions extends ImageOpeners {
   /** An archive may take the place of a file. */
   readonly replace?: boolean;
 }
@@ -33,16 +40,28 @@ const FILE_KINDS = {
   'docker-archive': 'docker-archive:FILE[:REFERENCE]',
 } as const;
 
+const CONTAINERD = 'containerd:';
+
 /** Kinds that others know. Taken for a reference, they would lead to a strange error. */
-const UNSUPPORTED = ['docker-daemon', 'containers-storage', 'containerd', 'dir', 'http', 'https'];
+const UNSUPPORTED = ['docker-daemon', 'containers-storage', 'dir', 'http', 'https'];
 
 /**
- * Parses `docker://REFERENCE`, `oci:DIRECTORY[:TAG]`, `oci-archive:FILE[:TAG]`, `docker-archive:FILE[:REFERENCE]`, or a
- * bare reference.
+ * Parses `docker://REFERENCE`, `oci:DIRECTORY[:TAG]`, `oci-archive:FILE[:TAG]`, `docker-archive:FILE[:REFERENCE]`,
+ * `containerd:NAME`, or a bare reference.
  * @throws ConfigError OBD_CONFIG_VALUE for other kinds, naming those that there are.
  */
 export function parseImageName(text: string): ImageName {
   if (text.startsWith('docker://')) return { kind: 'docker', reference: text.slice('docker://'.length) };
+  if (text.startsWith(CONTAINERD)) {
+    const image = text.slice(CONTAINERD.length).replace(/^\/\//, '');
+    if (image === '')
+      throw new ConfigError(
+        'OBD_CONFIG_VALUE',
+        `Cannot parse image name "${text}": expected containerd:NAME`,
+        { source: text },
+      );
+    return { kind: 'containerd', image };
+  }
   for (const [kind, form] of Object.entries(FILE_KINDS) as [keyof typeof FILE_KINDS, string][]) {
     if (!text.startsWith(`${kind}:`)) continue;
     const rest = text.slice(kind.length + 1);
@@ -62,14 +81,18 @@ export function parseImageName(text: string): ImageName {
       `Cannot use image name "${text}": "${scheme[1]}:" is not supported`,
       {
         source: text,
-        hint: `Supported are docker://HOST/REPOSITORY:TAG, ${Object.values(FILE_KINDS).join(', ')}`,
+        hint: `Supported are docker://HOST/REPOSITORY:TAG, ${Object.values(FILE_KINDS).join(', ')}, containerd:NAME`,
       },
     );
   return { kind: 'docker', reference: text };
 }
 
 /** An image to read. The client stays the caller's. Opens nothing yet. @throws ConfigError */
-export function openImageSource(name: string, client: RegistryClient): ImageSource {
+export function openImageSource(
+  name: string,
+  client: RegistryClient,
+  openers: ImageOpeners = {},
+): ImageSource {
   const parsed = parseImageName(name);
   switch (parsed.kind) {
     case 'docker':
@@ -80,6 +103,8 @@ export function openImageSource(name: string, client: RegistryClient): ImageSour
       return new OciArchiveSource(parsed.path, parsed.tag);
     case 'docker-archive':
       return new DockerArchiveSource(parsed.path, parsed.tag);
+    case 'containerd':
+      return openContainerd(parsed.image, openers);
   }
 }
 
@@ -103,7 +128,17 @@ export function openImageTarget(
         ...(parsed.tag !== undefined && { tag: parsed.tag }),
         ...(options.replace !== undefined && { replace: options.replace }),
       });
+    case 'containerd':
+      return openContainerd(parsed.image, options);
   }
+}
+
+function openContainerd(image: string, { containerd }: ImageOpeners): ImageSource & ImageTarget {
+  if (containerd !== undefined) return containerd(image);
+  throw new ConfigError('OBD_CONFIG_VALUE', `Cannot use "${CONTAINERD}${image}": not with this command`, {
+    source: `${CONTAINERD}${image}`,
+    hint: `Copy it to a layout first: ctr image export image.tar ${image}; then use oci-archive:image.tar`,
+  });
 }
 
 /**

@@ -2,92 +2,26 @@
 import assert from 'node:assert/strict';
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import test, { type TestContext } from 'node:test';
+import test from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import type { PulledImage } from '../../src/containerd/index.js';
 import { startRegistryServer } from '../../src/registryserver/index.js';
-import { missing } from '../support/commands.js';
-import { noContainerd, startNode, type ContainerdNode } from '../support/containerd-node.js';
-import { dockerRegistry, type DockerRegistry } from '../support/docker-registry.js';
-import { checkout, fixture, noFixtures } from '../support/fixtures.js';
+import { collect, noLab, output, startLab } from '../support/containerd-lab.js';
+import { dockerRegistry } from '../support/docker-registry.js';
+import { checkout, fixture } from '../support/fixtures.js';
 import { pushImage } from '../support/push-image.js';
 import { tempDir } from '../support/unpack.js';
 
 const run = promisify(execFile);
-const skip = noContainerd || missing({ 'docker-registry': 'docker-registry' }) || noFixtures;
-
-interface Lab {
-  readonly node: ContainerdNode;
-  readonly registry: DockerRegistry;
-  /** Runs `obd` with containerd's address and --json. */
-  readonly pull: (command: 'pull' | 'rpull', ...args: string[]) => Promise<PulledImage>;
-  /** Digests in containerd's content store. */
-  readonly blobs: () => Promise<string[]>;
-  /** Removes an image, after which nothing may be left of it. */
-  readonly removed: (image: string) => Promise<void>;
-  /** Checks that nothing is there, once containerd has collected its garbage. */
-  readonly nothing: () => Promise<void>;
-}
-
-async function startLab(t: TestContext): Promise<Lab> {
-  const registry = await dockerRegistry(tempDir(t));
-  t.after(() => registry[Symbol.asyncDispose]());
-  const node = await startNode(t, { mirrorRegistry: [{ host: registry.host, insecure: true }] });
-  const store = join(node.dir, 'c-root/io.containerd.content.v1.content/blobs/sha256');
-  const left = async (): Promise<string[]> => [
-    ...(await readdir(join(node.dir, 'snapshots', 'snapshots'))),
-    ...(await readdir(store)),
-    await node.ctr('image', 'ls', '-q'),
-    await node.ctr('leases', 'ls', '-q'),
-    ...(await node.service.list()).map(({ devicePath }) => String(devicePath)),
-  ];
-  const nothing = async (): Promise<void> => {
-    // What containerd was doing when its client went away may end later than that.
-    for (let n = 0; n < 60 && (await left()).join('') !== ''; n++) {
-      await sleep(200);
-      await collect(node);
-    }
-    assert.equal((await left()).join(' ').trim(), '');
-  };
-  return {
-    node,
-    registry,
-    pull: async (command, ...args) => {
-      const all = [command, '-a', node.address, '--plain-http', '--json', ...args];
-      const { stdout } = await run(join(checkout, 'bin', 'obd'), all, { timeout: 120_000 });
-      return JSON.parse(stdout) as PulledImage;
-    },
-    blobs: async () => (await readdir(store)).map((hex) => `sha256:${hex}`).sort(),
-    removed: async (image) => {
-      await node.ctr('image', 'rm', '--sync', image);
-      await nothing();
-    },
-    nothing,
-  };
-}
-
-/** What a container prints. */
-function output({ node }: Lab, image: string, id: string): Promise<string> {
-  return node.ctr(
-    ...['run', '--rm', '--snapshotter', 'overlaybd', image, id, '/bin/cat', '/etc/debian_version'],
-  );
-}
-
-/** Makes containerd collect its garbage now. */
-async function collect({ ctr }: ContainerdNode): Promise<void> {
-  await ctr('leases', 'create', '--id', 'collect');
-  await ctr('leases', 'delete', '--sync', 'collect');
-}
 
 const states = (image: PulledImage): string[] => image.layers.map(({ state }) => state);
 
 const sizeOf = (layers: readonly { readonly size: number }[]): number =>
   layers.reduce((sum, { size }) => sum + size, 0);
 
-test('obd rpull and obd pull', { skip, timeout: 300_000 }, async (t) => {
+test('obd rpull and obd pull', { skip: noLab, timeout: 300_000 }, async (t) => {
   const lab = await startLab(t);
   const { node, registry } = lab;
   const name = `${registry.host}/team/debian:obd`;
