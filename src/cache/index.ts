@@ -11,4 +11,5 @@ export {
   type RemoteBlob,
 } from './remote.js';
 export { COMMIT_NAME, type DownloadLayer } from './download-layer.js';
+export { RateLimit } from './rate-limit.js';
 export { Download, type DownloadKeys, type DownloadOptions, type DownloadProgress } from './download.js';

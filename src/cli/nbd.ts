@@ -50,7 +50,7 @@ async function nbdCommand(socketPath: string, flags: NbdFlags): Promise<void> {
   );
   try {
     const mode = flags.readOnly === true ? 'read' : 'write';
-    const image = await opener.open(flags.config, { mode, signal: stopping.signal });
+    const image = await opener.open(flags.config, { mode, compact: true, signal: stopping.signal });
     const device = new BlockDevice(image.blob);
     try {
       const server = await NbdServer.listen(device, socketPath, log);
@@ -62,7 +62,7 @@ async function nbdCommand(socketPath: string, flags: NbdFlags): Promise<void> {
       }
       await device.flush();
     } finally {
-      await device.close();
+      await image.close();
     }
   } finally {
     stopping.release();

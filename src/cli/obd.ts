@@ -13,6 +13,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<AddCommand>>> = {
   attach: async () => (await import('./attach.js')).addAttachCommand,
   bench: async () => (await import('./bench.js')).addBenchCommand,
   commit: async () => (await import('./commit.js')).addCommitCommand,
+  compact: async () => (await import('./compact.js')).addCompactCommand,
   convert: async () => (await import('./convert.js')).addConvertCommand,
   create: async () => (await import('./create.js')).addCreateCommand,
   detach: async () => (await import('./detach.js')).addDetachCommand,

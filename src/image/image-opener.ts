@@ -14,7 +14,9 @@ import {
   type DownloadProgress,
 } from '../cache/index.js';
 import type { Logger } from '../log/index.js';
+import { AppendLayer, WritableLayerStack } from '../lsmt/index.js';
 import { registryOptionsOf, RegistryClient } from '../registryblob/index.js';
+import { BackgroundCompaction, type Compactable } from './background-compaction.js';
 import { loadImageConfig, type ImageConfig } from './image-config.js';
 import type { RemoteRequest } from './layer-source.js';
 import { openImage, type OpenedImage } from './open-image.js';
@@ -30,6 +32,11 @@ export interface OpenOptions {
    * Closing the image ends that. Default false.
    */
   readonly download?: boolean;
+  /**
+   * The image will be written to for long: let its writable layer be compacted in the background, if the configuration says
+   * so. Closing the image ends that. Default false.
+   */
+  readonly compact?: boolean;
   /** Aborting rejects the opening and leaves nothing open. */
   readonly signal?: AbortSignal;
 }
@@ -91,7 +98,7 @@ export class ImageOpener {
   /** Opens an image. @throws ImageError */
   async openConfig(config: ImageConfig, options: OpenOptions = {}): Promise<HostedImage> {
     const counter = { bytes: 0 };
-    const { signal, download: mayDownload, ...rest } = options;
+    const { signal, download: mayDownload, compact: mayCompact, ...rest } = options;
     this.#allowNamedHttp(config.repoBlobUrl);
     const opening = openImage(config, {
       ...rest,
@@ -110,9 +117,14 @@ export class ImageOpener {
       ...(target !== undefined && 'presentBytes' in target ? [target] : []),
     ]);
     const download = mayDownload === true ? await this.#download(config, image) : undefined;
+    const compaction = mayCompact === true ? this.#compaction(image) : undefined;
     return {
       ...image,
       config,
+      close: async () => {
+        await compaction?.close();
+        await image.close();
+      },
       stats: () => ({
         remoteBytes: remote.reduce((sum, blob) => sum + blob.size, 0),
         presentBytes: remote.reduce((sum, blob) => sum + presentBytes(blob), 0),
@@ -173,6 +185,19 @@ export class ImageOpener {
         : [],
     );
     return layers.length === 0 ? undefined : new Download(layers, keys, this.#log);
+  }
+
+  #compaction({ blob, upper, readOnly }: OpenedImage): BackgroundCompaction | undefined {
+    const keys = this.#config.compactionConfig;
+    if (!keys.enable || readOnly || !(upper instanceof AppendLayer) || !(blob instanceof WritableLayerStack))
+      return undefined;
+    const layer: Compactable = {
+      get usage() {
+        return upper.usage;
+      },
+      compact: (options) => blob.compact(options),
+    };
+    return new BackgroundCompaction(layer, keys, this.#log.child({ layer: upper.name }));
   }
 
   async #openRemote(request: RemoteRequest, counter: { bytes: number }): Promise<ReadableBlob> {

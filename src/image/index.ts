@@ -1,4 +1,5 @@
 /** Images: a configuration becomes a stack of blobs, and a stack becomes something that I/O workers can plan. */
+export * from './background-compaction.js';
 export * from './image-config.js';
 export { ImageError } from './image-error.js';
 export * from './image-opener.js';

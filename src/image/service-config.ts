@@ -104,6 +104,16 @@ const schema = z.object({
     .prefault({}),
   /** How a device gets to the kernel; `auto` takes TCMU where there is one, else FUSE with a loop device. */
   transport: z.enum(['auto', 'tcmu', 'fuse', 'nbd']).default('auto'),
+  /** When the writable layer of a device in use gives back the space of what was overwritten. */
+  compactionConfig: z
+    .object({
+      enable: flag(true),
+      minDeadMB: number(256),
+      deadPercent: u32().min(1).max(99).default(50),
+      /** Per device; 0: no limit. */
+      maxMBps: number(50),
+    })
+    .prefault({}),
   /** Where the service listens for `obd` and the snapshotter. */
   apiSocket: text('/run/overlaybd/overlaybd.sock'),
 });

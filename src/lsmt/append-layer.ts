@@ -12,10 +12,13 @@
  * growing file are allocated as they are written), and replay stops there.
  */
 
-import { copyFile, unlink, writeFile } from 'node:fs/promises';
+import { copyFile, realpath, unlink, writeFile } from 'node:fs/promises';
 import { FormatError, ioError, roundUp, SECTOR } from '../blob/index.js';
+import { compactLayer, type CompactOptions, type CompactResult } from './compaction.js';
+import { Epoch } from './epoch.js';
 import { blockError, HEADER_SECTORS, HEADER_SIZE, HeaderFlag } from './format.js';
 import { LogWriter, replayLog, type LogRecord, type Recovery } from './index-log.js';
+import { rewrittenName } from './index-rewrite.js';
 import type { DataFile, LayerInfo } from './layer.js';
 import { RwFile } from './rw-file.js';
 import {
@@ -31,7 +34,7 @@ import {
 import { sealDataFile } from './seal-layer.js';
 import { MAX_SEGMENT_SECTORS, type Segments } from './segment.js';
 import { SegmentMap } from './segment-map.js';
-import type { WritableLayer } from './writable-layer.js';
+import type { LayerUsage, WritableLayer } from './writable-layer.js';
 
 /** The two files of an append layer. */
 export interface LayerPaths {
@@ -45,6 +48,8 @@ export interface OpenLayerOptions {
   readonly mode?: 'read' | 'write';
   /** Refuse a damaged log instead of showing the state before the damage. */
   readonly strict?: boolean;
+  /** Most records of an append layer's log; smaller only in tests. */
+  readonly maxRecords?: number;
 }
 
 /** Most bytes of one record's data. */
@@ -62,8 +67,13 @@ export class AppendLayer implements WritableLayer {
   /** Set if the log was damaged. The caller tells the operator. */
   readonly recovery: Recovery | undefined;
   readonly #data: RwFile;
-  readonly #index: RwFile;
   readonly #log: LogWriter;
+  readonly #indexPath: string;
+  readonly #writes = new Epoch();
+  readonly #closing = new AbortController();
+  #compacting: Promise<unknown> | undefined;
+  /** While the data file is cut, writes wait. */
+  #cutting: Promise<void> | undefined;
   #info: LayerInfo;
   #sealed = false;
   /** Where the next write's data goes. */
@@ -75,18 +85,29 @@ export class AppendLayer implements WritableLayer {
     data: RwFile,
     index: RwFile,
     map: SegmentMap,
-    state: { info: LayerInfo; logEnd: number; recovery: Recovery | undefined; readOnly: boolean },
+    state: {
+      info: LayerInfo;
+      indexPath: string;
+      logEnd: number;
+      recovery: Recovery | undefined;
+      readOnly: boolean;
+      maxRecords?: number | undefined;
+    },
   ) {
     this.name = data.name;
     this.readOnly = state.readOnly;
     this.#data = data;
-    this.#index = index;
+    this.#indexPath = state.indexPath;
     this.map = map;
     this.file = { blob: data, padsLastSector: false };
     this.files = [this.file];
     this.recovery = state.recovery;
     this.#info = state.info;
-    this.#log = new LogWriter(index, map, state.logEnd);
+    this.#log = new LogWriter(index, map, {
+      end: state.logEnd,
+      zeroMoffset: () => this.#written / SECTOR,
+      ...(state.maxRecords === undefined ? {} : { maxRecords: state.maxRecords }),
+    });
     this.#tail = roundUp(data.size, SECTOR);
     this.#written = Math.floor(data.size / SECTOR) * SECTOR;
   }
@@ -109,6 +130,7 @@ export class AppendLayer implements WritableLayer {
       await syncDirectoryOf(paths.index);
       return new AppendLayer(data, index, new SegmentMap(false), {
         info,
+        indexPath: paths.index,
         logEnd: HEADER_SIZE,
         recovery: undefined,
         readOnly: false,
@@ -155,7 +177,15 @@ export class AppendLayer implements WritableLayer {
           );
         if (mode === 'write') await cutLog(paths.index, index, recovery);
       }
-      return new AppendLayer(data, index, map, { info, logEnd: end, recovery, readOnly: mode === 'read' });
+      if (mode === 'write') await unlink(rewrittenName(await realpath(paths.index))).catch(() => undefined);
+      return new AppendLayer(data, index, map, {
+        info,
+        indexPath: paths.index,
+        logEnd: end,
+        recovery,
+        readOnly: mode === 'read',
+        maxRecords: options.maxRecords,
+      });
     } catch (error) {
       await data.close();
       await index?.close();
@@ -173,29 +203,31 @@ export class AppendLayer implements WritableLayer {
 
   async store(offset: number, from: Uint8Array): Promise<void> {
     if (this.#sealed) throw new TypeError(`Write to "${this.name}" after it was sealed`);
-    const start = this.#tail;
-    this.#tail += from.byteLength;
-    await this.#data.write(start, from);
-    this.#written = Math.max(this.#written, start + from.byteLength);
-    const records: LogRecord[] = [];
-    for (let done = 0; done < from.byteLength; done += MAX_WRITE)
-      records.push({
-        offset: (offset + done) / SECTOR,
-        length: Math.min(MAX_WRITE, from.byteLength - done) / SECTOR,
-        moffset: (start + done) / SECTOR,
-        zeroed: false,
-      });
-    await this.#log.append(records);
+    while (this.#cutting !== undefined) await this.#cutting;
+    await this.#writes.run(async () => {
+      const start = this.#tail;
+      this.#tail += from.byteLength;
+      await this.#data.write(start, from);
+      this.#written = Math.max(this.#written, start + from.byteLength);
+      const records: LogRecord[] = [];
+      for (let done = 0; done < from.byteLength; done += MAX_WRITE)
+        records.push({
+          offset: (offset + done) / SECTOR,
+          length: Math.min(MAX_WRITE, from.byteLength - done) / SECTOR,
+          moffset: (start + done) / SECTOR,
+          zeroed: false,
+        });
+      await this.#log.append(records);
+    });
   }
 
   async zero(offset: number, length: number): Promise<void> {
     if (this.#sealed) throw new TypeError(`Write to "${this.name}" after it was sealed`);
-    const moffset = this.#written / SECTOR;
     const step = MAX_SEGMENT_SECTORS;
     const end = (offset + length) / SECTOR;
     let records: LogRecord[] = [];
     for (let at = offset / SECTOR; at < end; at += step) {
-      records.push({ offset: at, length: Math.min(step, end - at), moffset, zeroed: true });
+      records.push({ offset: at, length: Math.min(step, end - at), moffset: 0, zeroed: true });
       if (records.length === 4096) {
         await this.#log.append(records);
         records = [];
@@ -206,13 +238,69 @@ export class AppendLayer implements WritableLayer {
 
   async flush(): Promise<void> {
     await this.#data.sync();
-    await this.#index.sync();
+    await this.#log.file.sync();
+  }
+
+  get usage(): LayerUsage {
+    return {
+      size: this.#tail - HEADER_SIZE,
+      live: this.map.dataSectors * SECTOR,
+      records: this.#log.records,
+      segments: this.map.length,
+    };
+  }
+
+  /**
+   * Gives back the space of what was overwritten (compaction.ts), while reads and writes go on. One at a time.
+   * @param readsPassed settles when the reads that are in flight now have ended; default: there are none.
+   * @throws IoError; AbortError if the layer is closed meanwhile, or by the signal.
+   */
+  async compact(
+    options: CompactOptions = {},
+    readsPassed: () => Promise<void> = async () => undefined,
+  ): Promise<CompactResult> {
+    if (this.#sealed || this.readOnly || this.#compacting !== undefined)
+      throw new TypeError(`"${this.name}" is sealed, open for reading, or being compacted`);
+    const { signal } = this.#closing;
+    const work = (async () =>
+      compactLayer(
+        {
+          data: this.#data,
+          log: this.#log,
+          map: this.map,
+          indexPath: await realpath(this.#indexPath),
+          tail: () => this.#tail / SECTOR,
+          writesPassed: () => this.#writes.passed(),
+          readsPassed,
+          flush: () => this.flush(),
+          cutInTurn: (end, sector) => this.#cut(end * SECTOR, sector * SECTOR),
+        },
+        {
+          ...options,
+          signal: options.signal === undefined ? signal : AbortSignal.any([signal, options.signal]),
+        },
+      ))();
+    this.#compacting = work.catch(() => undefined);
+    try {
+      return await work;
+    } finally {
+      this.#compacting = undefined;
+    }
+  }
+
+  async #cut(end: number, size: number): Promise<boolean> {
+    if (this.#tail !== end) return false;
+    this.#tail = size;
+    this.#written = size;
+    this.#cutting = this.#data.truncate(size).finally(() => (this.#cutting = undefined));
+    await this.#cutting;
+    return true;
   }
 
   async adoptVirtualSize(size: number): Promise<void> {
     if (!this.readOnly) {
       await writeVirtualSize(this.#data, size);
-      await writeVirtualSize(this.#index, size);
+      await writeVirtualSize(this.#log.file, size);
     }
     this.#info = { ...this.#info, virtualSize: size };
   }
@@ -227,8 +315,10 @@ export class AppendLayer implements WritableLayer {
   }
 
   async close(): Promise<void> {
+    this.#closing.abort();
+    await this.#compacting;
     await this.#data.close();
-    await this.#index.close();
+    await this.#log.file.close();
   }
 }
 

@@ -7,7 +7,7 @@
  * if its write was never flushed, because a flush makes the data durable first and the record after it.
  */
 
-import { FormatError, SECTOR } from '../blob/index.js';
+import { FormatError, IoError, SECTOR } from '../blob/index.js';
 import { HEADER_SECTORS, HEADER_SIZE, MAX_MERGED_ENTRIES } from './format.js';
 import { RwFile } from './rw-file.js';
 import { entryFault } from './sealed-layer.js';
@@ -43,17 +43,6 @@ export async function replayLog(
 ): Promise<{ end: number; recovery: Recovery | undefined }> {
   const limit = Math.floor(dataSize / SECTOR);
   const total = Math.floor((file.size - HEADER_SIZE) / SEGMENT_SIZE);
-  if (total > MAX_MERGED_ENTRIES)
-    throw new FormatError(
-      'OBD_FORMAT_LIMIT',
-      `Cannot open "${file.name}": it holds ${total} records, at most ${MAX_MERGED_ENTRIES} are supported`,
-      {
-        source: file.name,
-        expected: MAX_MERGED_ENTRIES,
-        actual: total,
-        hint: 'Commit the layer with overlaybd-commit',
-      },
-    );
   const chunk = new Uint8Array(CHUNK);
   for (let i = 0; i < total;) {
     const count = Math.min(CHUNK / SEGMENT_SIZE, total - i);
@@ -71,6 +60,12 @@ export async function replayLog(
       if (entry.zeroed) map.setZeroed(entry.offset, entry.length);
       else map.setData(entry.offset, entry.length, entry.moffset);
     }
+    if (map.length > MAX_MERGED_ENTRIES)
+      throw new FormatError(
+        'OBD_FORMAT_LIMIT',
+        `Cannot open "${file.name}": its records make more than ${MAX_MERGED_ENTRIES} segments`,
+        { source: file.name, expected: MAX_MERGED_ENTRIES, actual: map.length },
+      );
   }
   if ((file.size - HEADER_SIZE) % SEGMENT_SIZE !== 0)
     return stop(file, total, `record ${total} is torn: the file size is ${file.size}`);
@@ -84,16 +79,24 @@ function stop(file: RwFile, records: number, what: string): { end: number; recov
   return { end, recovery: { message, records, offset: end, droppedBytes } };
 }
 
-/** A record to be appended, and what to do once it is. */
+/** A record to be appended. */
 export interface LogRecord {
   readonly offset: number;
   readonly length: number;
+  /** Where the data is; for zeroes whatever {@link LogWriter} is told to write. */
   readonly moffset: number;
   readonly zeroed: boolean;
 }
 
 interface Batch {
   readonly records: readonly LogRecord[];
+  readonly resolve: () => void;
+  readonly reject: (error: unknown) => void;
+}
+
+/** Work that wants log and map to stand still. */
+interface Turn {
+  readonly work: () => Promise<void>;
   readonly resolve: () => void;
   readonly reject: (error: unknown) => void;
 }
@@ -106,23 +109,116 @@ const MAX_APPEND = 4096;
  * that same order: map and log never disagree. Bounded by the calls in flight.
  */
 export class LogWriter {
-  readonly #file: RwFile;
   readonly #map: SegmentMap;
+  readonly #zeroMoffset: () => number;
+  readonly #maxRecords: number;
+  #file: RwFile;
   #end: number;
-  #pending: Batch[] = [];
+  #stray = false;
+  #pending: (Batch | Turn)[] = [];
   #running = false;
+  #observer: ((words: Uint32Array) => void) | undefined;
 
-  /** @param end bytes of the log that are good. */
-  constructor(file: RwFile, map: SegmentMap, end: number) {
+  /**
+   * @param state `end`: bytes of the log that are good; `zeroMoffset`: sector to write into records of zeroes;
+   * `maxRecords`: smaller only in tests.
+   */
+  constructor(
+    file: RwFile,
+    map: SegmentMap,
+    state: { end: number; zeroMoffset: () => number; maxRecords?: number },
+  ) {
     this.#file = file;
     this.#map = map;
-    this.#end = end;
+    this.#end = state.end;
+    this.#zeroMoffset = state.zeroMoffset;
+    this.#maxRecords = state.maxRecords ?? MAX_MERGED_ENTRIES;
+  }
+
+  /** The file that is appended to now. */
+  get file(): RwFile {
+    return this.#file;
+  }
+
+  /** Records in the log. */
+  get records(): number {
+    return (this.#end - HEADER_SIZE) / SEGMENT_SIZE;
+  }
+
+  /** Records that it may still take. */
+  get room(): number {
+    return this.#maxRecords - this.records;
   }
 
   /** Settles once the records are in the file (not yet durable) and in the map, or are in neither. */
   append(records: readonly LogRecord[]): Promise<void> {
+    return this.#enqueue({ records });
+  }
+
+  /** Runs `work` between two appends: while it runs log and map change by {@link appendInTurn} and {@link replaceInTurn} only. */
+  inTurn(work: () => Promise<void>): Promise<void> {
+    return this.#enqueue({ work });
+  }
+
+  /** {@link append} for who has the turn. */
+  async appendInTurn(records: readonly LogRecord[]): Promise<void> {
+    if (records.length > this.room)
+      throw new IoError(
+        'OBD_IO_NO_SPACE',
+        `Cannot write to "${this.#file.name}": it holds ${this.records} records, readers accept ${this.#maxRecords}`,
+        { source: this.#file.name, hint: 'Compact the layer with obd compact, or commit it' },
+      );
+    const words = new Uint32Array(records.length * SEGMENT_WORDS);
+    const zeroMoffset = this.#zeroMoffset();
+    records.forEach((record, i) => {
+      setDiskEntry(words, i, {
+        offset: record.offset,
+        length: record.length,
+        moffset: record.zeroed ? zeroMoffset : record.moffset,
+        zeroed: record.zeroed,
+        tag: 0,
+      });
+    });
+    try {
+      await this.#file.write(this.#end, new Uint8Array(words.buffer));
+    } catch (error) {
+      // A part may be in the file. The next append overwrites it; after a crash it is replayed, and then writes
+      // that failed have happened, which a failed write may.
+      this.#stray = true;
+      throw error;
+    }
+    this.#end += words.byteLength;
+    this.#stray = false;
+    this.#observer?.(words);
+    for (const record of records)
+      if (record.zeroed) this.#map.setZeroed(record.offset, record.length);
+      else this.#map.setData(record.offset, record.length, record.moffset);
+  }
+
+  /** Cuts off what a failed append may have left, for who has the turn. */
+  async trimInTurn(): Promise<void> {
+    if (!this.#stray) return;
+    await this.#file.truncate(this.#end);
+    this.#stray = false;
+  }
+
+  /** Goes on in another file, which says the same; for who has the turn. The caller closes the old one. */
+  replaceInTurn(file: RwFile, end: number): void {
+    this.#file = file;
+    this.#end = end;
+    this.#stray = false;
+  }
+
+  /** Shows every record that is appended from now on, as it is on disk, until told otherwise; one observer at a time. */
+  observe(observer: ((words: Uint32Array) => void) | undefined): void {
+    this.#observer = observer;
+  }
+
+  #enqueue(
+    item: { readonly records: readonly LogRecord[] } | { readonly work: () => Promise<void> },
+  ): Promise<void> {
     return new Promise((resolve, reject) => {
-      this.#pending.push({ records, resolve, reject });
+      this.#pending.push({ ...item, resolve, reject });
       if (!this.#running) void this.#run();
     });
   }
@@ -130,34 +226,39 @@ export class LogWriter {
   async #run(): Promise<void> {
     this.#running = true;
     while (this.#pending.length > 0) {
-      let count = 0;
-      let take = 0;
-      for (const batch of this.#pending) {
-        if (take > 0 && count + batch.records.length > MAX_APPEND) break;
-        count += batch.records.length;
-        take++;
+      const turn = this.#pending[0];
+      if (turn !== undefined && 'work' in turn) {
+        this.#pending.shift();
+        await turn.work().then(turn.resolve, turn.reject);
+        continue;
       }
-      const batches = this.#pending.splice(0, take);
-      const words = new Uint32Array(count * SEGMENT_WORDS);
-      let i = 0;
-      for (const { records } of batches)
-        for (const record of records) setDiskEntry(words, i++, { ...record, tag: 0 });
+      const batches = this.#take();
       try {
-        await this.#file.write(this.#end, new Uint8Array(words.buffer));
+        const [only] = batches;
+        const records =
+          only !== undefined && batches.length === 1
+            ? only.records
+            : batches.flatMap((batch) => batch.records);
+        await this.appendInTurn(records);
       } catch (error) {
-        // A part may be in the file. The next append overwrites it; after a crash it is replayed, and then writes
-        // that failed have happened, which a failed write may.
         for (const batch of batches) batch.reject(error);
         continue;
       }
-      this.#end += words.byteLength;
-      for (const { records, resolve } of batches) {
-        for (const record of records)
-          if (record.zeroed) this.#map.setZeroed(record.offset, record.length);
-          else this.#map.setData(record.offset, record.length, record.moffset);
-        resolve();
-      }
+      for (const batch of batches) batch.resolve();
     }
     this.#running = false;
+  }
+
+  /** The batches at the head of the queue that make one append. */
+  #take(): Batch[] {
+    const batches: Batch[] = [];
+    let count = 0;
+    for (const item of this.#pending) {
+      if ('work' in item || (batches.length > 0 && count + item.records.length > MAX_APPEND)) break;
+      count += item.records.length;
+      batches.push(item);
+    }
+    this.#pending.splice(0, batches.length);
+    return batches;
   }
 }

@@ -1,6 +1,7 @@
 /** LSMT: layers of a virtual disk, their indexes, and stacks of them. */
 export * from './append-layer.js';
 export * from './commit-layer.js';
+export type { CompactOptions, CompactResult } from './compaction.js';
 export * from './format.js';
 export type { Recovery } from './index-log.js';
 export type * from './layer.js';

@@ -1,4 +1,4 @@
-import { constants } from 'node:fs';
+import { constants, type Stats } from 'node:fs';
 import { open, type FileHandle } from 'node:fs/promises';
 import { FormatError, IoError, ioError, type OverlaybdError, type ReadableBlob } from '../blob/index.js';
 import { FileLock, lockFile } from '../native/index.js';
@@ -120,11 +120,32 @@ export class RwFile implements ReadableBlob {
 
   /** Bytes of the blocks that the file system keeps apart: holes are no finer than this. */
   async blockSize(): Promise<number> {
-    let size = 4096;
+    return (await this.stat()).blksize;
+  }
+
+  /** Flushes fail from now on: what is on disk may not be what was written. */
+  distrust(error: unknown): void {
+    this.#syncFailure ??= ioError(error, `flush "${this.name}"`, this.name);
+  }
+
+  /** What the file system says about the open file. */
+  async stat(): Promise<Stats> {
+    const stats: Stats[] = [];
     await this.#use(`stat "${this.name}"`, async () => {
-      size = (await this.#handle.stat()).blksize;
+      stats.push(await this.#handle.stat());
     });
-    return size;
+    const [first] = stats;
+    if (first === undefined) throw new TypeError('Unreachable: stat gives one answer');
+    return first;
+  }
+
+  /** Gives the file to a user and a group, if they are others, with a mode. */
+  async setOwner(uid: number, gid: number, mode: number): Promise<void> {
+    const now = await this.stat();
+    await this.#use(`change the owner of "${this.name}"`, async () => {
+      if (now.uid !== uid || now.gid !== gid) await this.#handle.chown(uid, gid);
+      await this.#handle.chmod(mode);
+    });
   }
 
   /** Runs one operation on the open file, so that `close` waits for it and errors are ours. */

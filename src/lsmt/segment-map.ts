@@ -57,6 +57,7 @@ export class SegmentMap {
   readonly #join: boolean;
   #leaves: Leaf[] = [new Leaf()];
   #count = 0;
+  #dataSectors = 0;
 
   /** @param join whether runs that continue each other become one. */
   constructor(join: boolean) {
@@ -66,6 +67,19 @@ export class SegmentMap {
   /** Number of runs. */
   get length(): number {
     return this.#count;
+  }
+
+  /** Sectors mapped to data. */
+  get dataSectors(): number {
+    return this.#dataSectors;
+  }
+
+  /** First sector at or after `lba` that is mapped; Infinity if none is. */
+  nextMapped(lba: number): number {
+    const [l, i] = this.#find(lba);
+    const leaf = this.#leaves[l];
+    const start = leaf !== undefined && i < leaf.count ? leaf.start[i] : this.#leaves[l + 1]?.start[0];
+    return start === undefined ? Infinity : Math.max(start, lba);
   }
 
   /** First sector after the last run. */
@@ -189,6 +203,7 @@ export class SegmentMap {
       if (s >= end) break;
       const e = leaf.end[i] ?? 0;
       const m = leaf.moffset[i] ?? 0;
+      if (m !== ZERO) this.#dataSectors -= Math.min(e, end) - Math.max(s, start);
       if (s < start) runs.push({ start: s, end: start, moffset: m });
       if (e > end) tail = { start: end, end: e, moffset: m === ZERO ? ZERO : m + (end - s) };
       i++;
@@ -200,7 +215,10 @@ export class SegmentMap {
       a--;
       first = this.#leaves[a]?.count ?? 0;
     }
-    if (run !== undefined) runs.push(run);
+    if (run !== undefined) {
+      if (run.moffset !== ZERO) this.#dataSectors += end - start;
+      runs.push(run);
+    }
     if (tail !== undefined) runs.push(tail);
     this.#spliceAcross(a, first, l, i, this.#join ? joined(runs) : runs);
   }

@@ -2,6 +2,18 @@ import type { CommitSource } from './commit-layer.js';
 import type { DataFile, LayerInfo } from './layer.js';
 import type { SegmentMap } from './segment-map.js';
 
+/** What a log-structured layer takes, and for how much. */
+export interface LayerUsage {
+  /** Bytes of the data file behind its header, freed ones included. */
+  readonly size: number;
+  /** Bytes of data that the layer shows. */
+  readonly live: number;
+  /** Records in the log. */
+  readonly records: number;
+  /** Records that would do. */
+  readonly segments: number;
+}
+
 /**
  * The layer that takes a disk's writes. It knows only its own sectors; {@link WritableLayerStack} puts it over the
  * layers below, keeps overlapping calls apart, and widens writes to `unit`.

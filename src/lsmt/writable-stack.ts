@@ -20,8 +20,11 @@ import {
   type ReadOptions,
   type WritableBlob,
 } from '../blob/index.js';
+import { AppendLayer } from './append-layer.js';
+import type { CompactOptions, CompactResult } from './compaction.js';
 import type { DataFile, Layer } from './layer.js';
 import { extentsOfIndex, mergeLayers, stackVirtualSize, type LayerStackOptions } from './layer-stack.js';
+import { Epoch } from './epoch.js';
 import { RangeLock } from './range-lock.js';
 import { HOLE, SegmentIndex, SegmentList } from './segment-index.js';
 import { readSegments } from './segment-reader.js';
@@ -47,6 +50,7 @@ export class WritableLayerStack implements WritableBlob, ExtentMapped {
   readonly #upperList = new SegmentList();
   readonly #lowerList = new SegmentList();
   readonly #lock = new RangeLock();
+  readonly #reads = new Epoch();
   #inFlight = 0;
   #idle: (() => void) | undefined;
   #closed: Promise<void> | undefined;
@@ -121,7 +125,7 @@ export class WritableLayerStack implements WritableBlob, ExtentMapped {
 
   async read(offset: number, into: Uint8Array, options?: ReadOptions): Promise<void> {
     checkRange(this, offset, into.byteLength);
-    await this.#use(() => this.#read(offset, into, options));
+    await this.#use(() => this.#reads.run(() => this.#read(offset, into, options)));
   }
 
   async #read(offset: number, into: Uint8Array, options?: ReadOptions): Promise<void> {
@@ -217,6 +221,12 @@ export class WritableLayerStack implements WritableBlob, ExtentMapped {
 
   async flush(): Promise<void> {
     await this.#use(() => this.upper.flush());
+  }
+
+  /** See {@link AppendLayer.compact}; undefined if the upper is not of that kind. */
+  async compact(options: CompactOptions = {}): Promise<CompactResult | undefined> {
+    const { upper } = this;
+    return upper instanceof AppendLayer ? upper.compact(options, () => this.#reads.passed()) : undefined;
   }
 
   *extents(offset: number, length: number): Generator<Extent> {

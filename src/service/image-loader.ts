@@ -19,7 +19,7 @@ class ImageDevice extends BlockDevice {
 /** Opens images with the process's registry client and caches, as front ends want them. */
 export function imageLoader(opener: ImageOpener): ImageLoader {
   return async (configPath, signal) => {
-    const image = await opener.open(configPath, { signal, download: true });
+    const image = await opener.open(configPath, { signal, download: true, compact: true });
     return { device: new ImageDevice(image), stats: () => image.stats() };
   };
 }

@@ -2,6 +2,7 @@
 export * from './apply-layer.js';
 export * from './block-source.js';
 export * from './commit-file.js';
+export * from './compact-layer.js';
 export * from './create-layer.js';
 export * from './import-disk.js';
 export * from './merge-image.js';

@@ -10,9 +10,9 @@ import { tempDir } from '../support/unpack.js';
 const ITERATIONS = 25;
 
 /** Runs the writer until it has reported a round, then a little longer, then kills it. Returns the last round reported. */
-async function runAndKill(dir: string, seed: number): Promise<number> {
+async function runAndKill(dir: string, seed: number, ...more: string[]): Promise<number> {
   const writer = join(import.meta.dirname, '..', 'support', 'crash-writer.js');
-  const child = spawn(process.execPath, [writer, dir, String(seed)], {
+  const child = spawn(process.execPath, [writer, dir, String(seed), ...more], {
     stdio: ['ignore', 'pipe', 'inherit'],
   });
   let out = '';
@@ -34,22 +34,22 @@ function apply(model: Uint8Array, op: CrashOp): void {
   model.fill(op.fill, op.start, op.start + op.length);
 }
 
-for (const kind of ['append', 'sparse'])
-  test(`A killed process loses nothing that an ${kind} layer had acknowledged`, async (t) => {
+for (const kind of ['append', 'sparse', 'compacted append'])
+  test(`A killed process loses nothing that ${kind === 'append' ? 'an' : 'a'} ${kind} layer had acknowledged`, async (t) => {
     const dir = tempDir(t);
     const size = CRASH_SECTORS * SECTOR;
     const paths = crashPaths(dir);
     const made =
-      kind === 'append'
-        ? await AppendLayer.create(paths, { virtualSize: size })
-        : await SparseLayer.create(paths.data, { virtualSize: size });
+      kind === 'sparse'
+        ? await SparseLayer.create(paths.data, { virtualSize: size })
+        : await AppendLayer.create(paths, { virtualSize: size });
     await made.close();
     // One byte per sector.
     const model = new Uint8Array(CRASH_SECTORS).fill(0xaa, 0, 200);
     const start = Math.floor(Math.random() * 1e6);
     for (let i = 0; i < ITERATIONS; i++) {
       const seed = start + i;
-      const last = await runAndKill(dir, seed);
+      const last = await runAndKill(dir, seed, ...(kind === 'compacted append' ? ['compact'] : []));
       for (let round = 0; round <= last; round++) for (const op of crashRound(seed, round)) apply(model, op);
       const maybe = model.slice();
       for (const op of crashRound(seed, last + 1)) apply(maybe, op);

@@ -1,6 +1,7 @@
 /**
- * A process that writes to a writable layer until it is killed: `node crash-writer.js KIND DIR SEED`. Each round is
- * four operations at once on separate ranges; after a round has settled its number goes to stdout, unbuffered.
+ * A process that writes to a writable layer until it is killed: `node crash-writer.js DIR SEED [compact]`. Each round is
+ * four operations at once on separate ranges; after a round has settled its number goes to stdout, unbuffered. With
+ * `compact` the layer is compacted all the time.
  */
 import { writeSync } from 'node:fs';
 import { join } from 'node:path';
@@ -47,9 +48,13 @@ export function crashPaths(dir: string): { data: string; index: string } {
   return { data: join(dir, 'data'), index: join(dir, 'index') };
 }
 
-const [, script, dir, seed] = process.argv;
+const [, script, dir, seed, compact] = process.argv;
 if (script?.endsWith('crash-writer.js') === true && dir !== undefined && seed !== undefined) {
   const disk = await WritableLayerStack.open([await crashLower()], await openWritableLayer(crashPaths(dir)));
+  if (compact !== undefined)
+    void (async () => {
+      for (;;) await disk.compact({ batch: 4096 });
+    })();
   for (let round = 0; ; round++) {
     const work = crashRound(Number(seed), round).map(({ start, length, fill }) =>
       fill === 0

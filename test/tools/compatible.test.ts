@@ -334,6 +334,38 @@ test('overlaybd-zfile that is stopped leaves nothing behind', async (t) => {
   assert.deepEqual(readdirSync(dir), []);
 });
 
+test('obd compact leaves a layer of the same content in smaller files', async (t) => {
+  const dir = tempDir(t);
+  const at = (name: string): string => join(dir, name);
+  ok('overlaybd-create', at('data'), at('index'), '1');
+  const layer = await AppendLayer.open({ data: at('data'), index: at('index') });
+  const disk = await WritableLayerStack.open([], layer);
+  for (let i = 0; i < 30; i++) await disk.write((i % 3) * 65536, Buffer.alloc(65536, i + 1));
+  fails('obd', 7, /in use/, 'compact', '--index', at('index'), at('data'));
+  await disk.close();
+  ok('overlaybd-commit', at('data'), at('index'), at('before'));
+  writeFileSync(
+    at('image.json'),
+    JSON.stringify({ lowers: [], upper: { data: at('data'), index: at('index') } }),
+  );
+  const report = JSON.parse(ok('obd', 'compact', '--json', '--config', at('image.json'))) as object;
+  assert.deepEqual(report, {
+    sizeBefore: 4096 + 30 * 65536,
+    sizeAfter: 4096 + 3 * 65536,
+    live: 3 * 65536,
+    copied: 3 * 65536,
+    freed: 0,
+    recordsBefore: 30,
+    recordsAfter: 3,
+  });
+  assert.match(ok('obd', 'compact', '--index', at('index'), at('data')), /196 KiB, now 196 KiB; 3 records/);
+  ok('overlaybd-commit', at('data'), at('index'), at('after'));
+  assert.equal(sha256(at('before')), sha256(at('after')));
+  ok('overlaybd-create', '-s', at('sparse'), at('none'), '1');
+  fails('obd', 3, /sparse layer/, 'compact', '--index', at('none'), at('sparse'));
+  fails('obd', 3, /Name the data file/, 'compact', at('data'));
+});
+
 test('obd create, commit, merge and zfile do the same with longer names', (t) => {
   const dir = tempDir(t);
   const at = (name: string): string => join(dir, name);
