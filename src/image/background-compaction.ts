@@ -30,8 +30,8 @@ export interface Compactable {
 /** What the layer was like when it was last compacted. */
 export interface LastTime {
   readonly size: number;
-  /** Bytes and records written until then: whether anything has happened since. */
-  readonly activity: number;
+  /** Of the moment at which that began. */
+  readonly changes: number;
 }
 
 const MIB = 1 << 20;
@@ -55,14 +55,10 @@ export function compactionDue(
 ): 'data' | 'log' | undefined {
   const dead = usage.size - usage.live;
   const least = keys.minDeadMB * MIB;
-  const changed = last?.activity !== activityOf(usage);
+  const changed = last?.changes !== usage.changes;
   if (dead > least && dead * 100 > usage.size * keys.deadPercent && changed)
     if (quiet || usage.size - (last?.size ?? 0) > Math.max(least, usage.live)) return 'data';
   return usage.records > 4 * usage.segments + SPARE_RECORDS ? 'log' : undefined;
-}
-
-function activityOf({ size, records }: LayerUsage): number {
-  return size + records;
 }
 
 /** Looks after one layer until it is closed. */
@@ -86,16 +82,15 @@ export class BackgroundCompaction {
     const limit = new RateLimit(keys.maxMBps === 0 ? Infinity : keys.maxMBps * MIB);
     const pace = (bytes: number): Promise<void> => limit.take(bytes, signal);
     let last: LastTime | undefined;
-    let before = activityOf(layer.usage);
+    let before = layer.usage.changes;
     while (await passed(intervalMs, signal)) {
-      const now = activityOf(layer.usage);
-      const due = compactionDue(layer.usage, last, now === before, keys);
-      before = now;
+      const { usage } = layer;
+      const due = compactionDue(usage, last, usage.changes === before, keys);
+      before = usage.changes;
       if (due === undefined) continue;
       try {
         const result = await layer.compact({ pace, signal, logOnly: due === 'log' });
-        last = { size: layer.usage.size, activity: activityOf(layer.usage) };
-        before = last.activity;
+        if (due === 'data') last = { size: layer.usage.size, changes: usage.changes };
         log.info({ ...result, due }, 'writable layer compacted');
       } catch (error) {
         if (signal.aborted) return;

@@ -76,6 +76,7 @@ export class AppendLayer implements WritableLayer {
   #cutting: Promise<void> | undefined;
   #info: LayerInfo;
   #sealed = false;
+  #changes = 0;
   /** Where the next write's data goes. */
   #tail: number;
   /** End of the data whose write has completed: the data file is at least this long. */
@@ -203,6 +204,7 @@ export class AppendLayer implements WritableLayer {
 
   async store(offset: number, from: Uint8Array): Promise<void> {
     if (this.#sealed) throw new TypeError(`Write to "${this.name}" after it was sealed`);
+    this.#changes++;
     while (this.#cutting !== undefined) await this.#cutting;
     await this.#writes.run(async () => {
       const start = this.#tail;
@@ -223,6 +225,7 @@ export class AppendLayer implements WritableLayer {
 
   async zero(offset: number, length: number): Promise<void> {
     if (this.#sealed) throw new TypeError(`Write to "${this.name}" after it was sealed`);
+    this.#changes++;
     const step = MAX_SEGMENT_SECTORS;
     const end = (offset + length) / SECTOR;
     let records: LogRecord[] = [];
@@ -247,6 +250,7 @@ export class AppendLayer implements WritableLayer {
       live: this.map.dataSectors * SECTOR,
       records: this.#log.records,
       segments: this.map.length,
+      changes: this.#changes,
     };
   }
 

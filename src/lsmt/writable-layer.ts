@@ -12,6 +12,8 @@ export interface LayerUsage {
   readonly records: number;
   /** Records that would do. */
   readonly segments: number;
+  /** Grows with every write and discard, by their users. */
+  readonly changes: number;
 }
 
 /**

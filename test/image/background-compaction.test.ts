@@ -23,8 +23,9 @@ test('compactionDue() weighs what is dead, what came since, and whether the laye
     live: liveMB * MIB,
     records,
     segments,
+    changes: sizeMB,
   });
-  const at = (sizeMB: number) => ({ size: sizeMB * MIB, activity: sizeMB * MIB + 1000 });
+  const at = (sizeMB: number) => ({ size: sizeMB * MIB, changes: sizeMB });
   for (const [what, layer, last, quiet, expected] of [
     ['little is dead', usage(300, 100), undefined, true, undefined],
     ['less than half is dead', usage(2000, 1100), undefined, true, undefined],
