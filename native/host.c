@@ -20,6 +20,8 @@ int obd_mount(const char *source, const char *target, const char *type, int flag
         f |= MS_NODEV;
     if (flags & OBD_MOUNT_NOEXEC)
         f |= MS_NOEXEC;
+    if (flags & OBD_MOUNT_REMOUNT)
+        f |= MS_REMOUNT;
     return mount(source, target, type, f, data) == 0 ? 0 : -errno;
 }
 

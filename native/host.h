@@ -9,7 +9,13 @@ extern "C" {
 
 // mount(2). `read_only`, `nosuid`, `nodev` and `noexec` are flags; `data` is the file system's own options or
 // NULL. Waits for the device.
-enum obd_mount_flag { OBD_MOUNT_RO = 1, OBD_MOUNT_NOSUID = 2, OBD_MOUNT_NODEV = 4, OBD_MOUNT_NOEXEC = 8 };
+enum obd_mount_flag {
+    OBD_MOUNT_RO = 1,
+    OBD_MOUNT_NOSUID = 2,
+    OBD_MOUNT_NODEV = 4,
+    OBD_MOUNT_NOEXEC = 8,
+    OBD_MOUNT_REMOUNT = 16
+};
 int obd_mount(const char *source, const char *target, const char *type, int flags, const char *data);
 
 // umount2(2); `lazy`: out of sight now, gone when its last user is. Does not follow a symbolic link.

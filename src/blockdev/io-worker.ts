@@ -164,10 +164,11 @@ function round(): boolean {
   if (n === STOPPED) return false;
   plan.clear();
   planned = 0;
+  let woken = false;
   for (let i = 0, at = 0; i < n; i++, at += EVENT_STRIDE) {
     const kind = events[at] ?? 0;
     if (kind === IoEvent.WOKEN) {
-      receiveAll();
+      woken = true;
       continue;
     }
     const index = events[at + 1] ?? 0;
@@ -175,6 +176,8 @@ function round(): boolean {
     if (s === undefined) throw new Error(`I/O loop names queue ${index}, which nobody serves`);
     dispatch(kind, s, index, events[at + 2] ?? 0, events[at + 3] ?? 0, events[at + 4] ?? 0);
   }
+  // After the events: a queue that is added may get the index of one whose end is among them.
+  if (woken) receiveAll();
   if (outbox.length > 0) {
     port.postMessage({ type: 'commands', commands: outbox } satisfies FromWorker, transfers);
     outbox = [];

@@ -1,6 +1,7 @@
 /** File systems on the snapshotter's devices: which one it is, how it is made, mounted and repaired. */
+import { constants } from 'node:fs';
 import { open } from 'node:fs/promises';
-import { ConfigError, DeviceError } from '../blob/index.js';
+import { ConfigError, DeviceError, ioError, isSystemError } from '../blob/index.js';
 import type { Logger } from '../log/index.js';
 import { mountFilesystem } from '../native/index.js';
 import type { FileSystemSpec } from '../snapshotter/index.js';
@@ -84,7 +85,8 @@ export async function mountDevice(
         `Cannot write to "${devicePath}": its file system is EROFS, which is read-only`,
         { source: devicePath, hint: 'Use rwMode "overlayfs" for images with EROFS' },
       );
-    if (dirty) await repair(devicePath, log);
+    // One that is mounted looks dirty, and is not to be touched.
+    if (dirty && !(await isClaimed(devicePath))) await repair(devicePath, log);
     await mountFilesystem(devicePath, directory, type, { data: options.join(',') });
     return;
   }
@@ -92,6 +94,17 @@ export async function mountDevice(
   // The journal of an image is never replayed: that would write.
   if (type === 'ext4' && !reading.includes('noload')) reading.push('noload');
   await mountFilesystem(devicePath, directory, type, { readOnly: true, data: reading.join(',') });
+}
+
+/** Whether a device is mounted, in whatever namespace. */
+async function isClaimed(devicePath: string): Promise<boolean> {
+  try {
+    await (await open(devicePath, constants.O_RDONLY | constants.O_EXCL)).close();
+    return false;
+  } catch (error) {
+    if (isSystemError(error) && error.code === 'EBUSY') return true;
+    throw ioError(error, `open "${devicePath}"`, devicePath);
+  }
 }
 
 /** What a service that was killed may leave behind. */

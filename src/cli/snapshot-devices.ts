@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DeviceError, OverlaybdError, isSystemError } from '../blob/index.js';
 import type { Logger } from '../log/index.js';
-import { unmountFilesystem } from '../native/index.js';
+import { remountFilesystem, unmountFilesystem } from '../native/index.js';
 import {
   NoServiceError,
   deviceState,
@@ -93,16 +93,12 @@ export class ServiceDeviceHost implements DeviceHost {
     return mountDevice(devicePath, directory, spec, { writable, log: this.#options.log });
   }
 
+  async remount(directory: string, writable: boolean): Promise<void> {
+    await notBusy(directory, remountFilesystem(directory, !writable));
+  }
+
   async unmount(directory: string, lazy: boolean): Promise<void> {
-    try {
-      await unmountFilesystem(directory, lazy);
-    } catch (error) {
-      if (!isSystemError(error) || error.code !== 'EBUSY') throw error;
-      throw new DeviceError('OBD_DEVICE_BUSY', `"${directory}" is in use`, {
-        source: directory,
-        cause: error,
-      });
-    }
+    await notBusy(directory, unmountFilesystem(directory, lazy));
   }
 
   async mountsBelow(directory: string): Promise<{ directory: string; source: string }[]> {
@@ -130,6 +126,15 @@ export class ServiceDeviceHost implements DeviceHost {
         if (!passing || Date.now() > deadline) throw error;
         await sleep(POLL_MS);
       }
+  }
+}
+
+async function notBusy(directory: string, work: Promise<void>): Promise<void> {
+  try {
+    await work;
+  } catch (error) {
+    if (!isSystemError(error) || error.code !== 'EBUSY') throw error;
+    throw new DeviceError('OBD_DEVICE_BUSY', `"${directory}" is in use`, { source: directory, cause: error });
   }
 }
 

@@ -12,6 +12,6 @@ export const layerTools: LayerTools = {
     await (await tools()).unsealInPlace(data);
   },
   commit: async (upper, path) => {
-    await (await tools()).commitToFile({ upper }, path);
+    await (await tools()).commitToFile({ upper }, path, { unlocked: true });
   },
 };

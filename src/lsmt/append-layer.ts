@@ -46,6 +46,8 @@ export interface LayerPaths {
 export interface OpenLayerOptions {
   /** `read` changes nothing on disk, and others may read at the same time. Default `write`. */
   readonly mode?: 'read' | 'write';
+  /** To read what a device has open for writing; the caller knows that nothing is written. */
+  readonly unlocked?: boolean;
   /** Refuse a damaged log instead of showing the state before the damage. */
   readonly strict?: boolean;
   /** Most records of an append layer's log; smaller only in tests. */
@@ -157,7 +159,7 @@ export class AppendLayer implements WritableLayer {
     const data = await RwFile.open(paths.data, mode);
     let index: RwFile | undefined;
     try {
-      data.lock(mode);
+      if (options.unlocked !== true) data.lock(mode);
       const header = await readRwHeader(data, 'data');
       if ((header.flags & HeaderFlag.SPARSE) !== 0)
         throw blockError({ source: data.name, offset: 0, kind: 'header' }, 'sparse bit', 0, 1);

@@ -99,7 +99,7 @@ export class SparseLayer implements WritableLayer {
     const mode = options.mode ?? 'write';
     const file = await RwFile.open(path, mode);
     try {
-      file.lock(mode);
+      if (options.unlocked !== true) file.lock(mode);
       const header = await readRwHeader(file, 'data');
       const place = { source: file.name, offset: 0, kind: 'header' } as const;
       if ((header.flags & HeaderFlag.SPARSE) === 0) throw blockError(place, 'sparse bit', 1, 0);

@@ -31,6 +31,15 @@ export async function mountFilesystem(
 }
 
 /**
+ * Makes a mounted file system read-only, or writable again, for all who see it. Wraps obd_mount.
+ * @throws a system error: EBUSY if files are open for writing.
+ */
+export async function remountFilesystem(target: string, readOnly: boolean): Promise<void> {
+  const [error = 0] = await addon.mount('none', target, 'none', 16 | (readOnly ? 1 : 0), '');
+  if (error !== 0) throw systemError(error, 'remount');
+}
+
+/**
  * Unmounts what is mounted at `target`; with `lazy` it leaves the tree at once and ends with its last user.
  * Wraps obd_unmount.
  * @throws a system error: EBUSY if files are open on it, EINVAL if nothing is mounted there.

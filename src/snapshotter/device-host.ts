@@ -21,6 +21,11 @@ export interface DeviceHost {
    * it was not unmounted cleanly.
    */
   mount(devicePath: string, directory: string, spec: FileSystemSpec, writable: boolean): Promise<void>;
+  /**
+   * Makes a mounted file system read-only, or writable again, for all who have it mounted.
+   * @throws DeviceError OBD_DEVICE_BUSY if somebody writes to it.
+   */
+  remount(directory: string, writable: boolean): Promise<void>;
   /** Unmounts what one sees at a directory; `lazy`: even when it is in use. */
   unmount(directory: string, lazy: boolean): Promise<void>;
   /** Mounts at or below a directory: where, and of what. The last at a place is what one sees there. */
@@ -35,6 +40,7 @@ export const noDevices: DeviceHost = {
   fileSystemOf: () => Promise.resolve(undefined),
   makeFileSystem: () => Promise.reject(new Error('this snapshotter was started without devices')),
   mount: () => Promise.reject(new Error('this snapshotter was started without devices')),
+  remount: () => Promise.resolve(),
   unmount: () => Promise.resolve(),
   mountsBelow: () => Promise.resolve([]),
 };

@@ -121,6 +121,30 @@ export class Devices {
     });
   }
 
+  /**
+   * Makes the file system on a device that cannot be released read-only, for all who have it mounted, and writes all of
+   * it to the device. It is mounted on the snapshot's mountpoint then.
+   * @throws DeviceError OBD_DEVICE_BUSY if somebody writes to it.
+   */
+  freeze(id: number, { fileSystem }: DeviceUse): Promise<void> {
+    return this.#locks.run(String(id), async () => {
+      const { host, layout } = this.#options;
+      const mountpoint = layout.mountpoint(id);
+      if ((await this.#mountedSource(mountpoint)) === undefined) {
+        const devicePath = await host.attach(id, layout.config(id));
+        await host.mount(devicePath, mountpoint, fileSystem, true);
+      }
+      await host.remount(mountpoint, false);
+    });
+  }
+
+  /** Takes back {@link freeze}. */
+  thaw(id: number): Promise<void> {
+    return this.#locks.run(String(id), () =>
+      this.#options.host.remount(this.#options.layout.mountpoint(id), true),
+    );
+  }
+
   async #attach(id: number, own: boolean): Promise<string> {
     const { host, layout, log, timeoutMs } = this.#options;
     const config = layout.config(id);

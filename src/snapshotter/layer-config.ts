@@ -222,10 +222,9 @@ export class LayerConfigs {
     const path = layout.config(id);
     const temporary = `${path}.${randomBytes(4).toString('hex')}`;
     try {
-      for (const dir of [layout.block(id), layout.mountpoint(id)]) {
-        await mkdir(dir, { recursive: true });
-        await chmod(dir, 0o711);
-      }
+      for (const dir of [layout.block(id), layout.mountpoint(id)])
+        // Whatever the umask; one that is there may have something mounted on it.
+        if ((await mkdir(dir, { recursive: true })) !== undefined) await chmod(dir, 0o711);
       await writeFile(layout.result(id), '', { mode: 0o600 });
       const file = await open(temporary, 'wx', 0o600);
       try {

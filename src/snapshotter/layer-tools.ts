@@ -12,7 +12,7 @@ export interface LayerTools {
   seal(pair: WritablePair): Promise<void>;
   /** Takes back {@link seal}; nothing happens to a layer that is not sealed. */
   unseal(pair: WritablePair): Promise<void>;
-  /** Writes the content of a writable layer as a read-only one to a new file. */
+  /** Writes the content of a writable layer, which a device may have open, as a read-only one to a new file. */
   commit(pair: WritablePair, path: string): Promise<void>;
 }
 

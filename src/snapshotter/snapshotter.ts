@@ -298,29 +298,21 @@ export class Snapshotter {
     const parentId = this.#store.find(active.parent)?.id;
     await this.#writable.restore(active, parentId);
     const pair = await this.#writable.pairOf(active);
+    const frozen = await this.#stopWriting(active);
     try {
-      await this.#devices.release(id);
-    } catch (error) {
-      await this.#mountPoints.open(active).catch((second: unknown) => {
-        log.warn({ snapshot: id, err: second }, 'device is not mounted again');
-      });
-      throw new SnapshotError(
-        'OBD_SNAPSHOT_PRECONDITION',
-        `Cannot commit "${active.name}": its device is in use`,
-        { cause: error, hint: 'End its task first' },
-      );
-    }
-    try {
-      const path = await this.#writable.commit(active, parentId);
+      const path = await this.#writable.commit(active, parentId, frozen);
       const usage = await diskUsage(this.#layout.fs(id));
       this.#store.commit(name, active.name, { ...labels, [Label.localCommitPath]: path }, usage, parent);
     } catch (error) {
-      await this.#writable.restore(active, parentId).catch((second: unknown) => {
+      try {
+        await this.#writable.restore(active, parentId);
+        if (frozen) await this.#devices.thaw(id);
+      } catch (second) {
         log.error(
           { snapshot: id, err: second },
           'snapshot that was not committed is repaired on its next use',
         );
-      });
+      }
       throw error;
     }
     await this.#writable.finish(id, pair).catch((error: unknown) => {
@@ -332,6 +324,36 @@ export class Snapshotter {
     const record = this.#store.get(key);
     if (record.kind !== 'committed') return record;
     throw new SnapshotError('OBD_SNAPSHOT_PRECONDITION', `Cannot mount "${key}": it is committed`);
+  }
+
+  /**
+   * Before a container's own device becomes a layer: it is released; or, if somebody has it mounted and does not write to
+   * it, it is read-only from now on, and becomes the layer's device.
+   * @returns whether it is still there. @throws SnapshotError OBD_SNAPSHOT_PRECONDITION
+   */
+  async #stopWriting(active: SnapshotRecord): Promise<boolean> {
+    const { id, labels, parent, name } = active;
+    try {
+      await this.#devices.release(id);
+      return false;
+    } catch (error) {
+      const busy = error instanceof OverlaybdError && error.code === 'OBD_DEVICE_BUSY';
+      try {
+        await this.#mountPoints.open(active);
+        if (!busy) throw error;
+        await this.#devices.freeze(id, { fileSystem: this.#mountPoints.fileSystemOf(labels, parent) });
+        return true;
+      } catch (second) {
+        throw new SnapshotError(
+          'OBD_SNAPSHOT_PRECONDITION',
+          `Cannot commit "${name}": its device is in use`,
+          {
+            cause: second,
+            hint: 'End its task first',
+          },
+        );
+      }
+    }
   }
 
   /** Removes a directory that no snapshot has, with its device. */

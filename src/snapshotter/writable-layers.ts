@@ -14,7 +14,7 @@
  * snapshot begins with; what is left after it are two names, which finish() or the snapshot's removal takes away.
  */
 import { existsSync } from 'node:fs';
-import { link, mkdir, rm, rmdir } from 'node:fs/promises';
+import { chmod, link, mkdir, rm, rmdir } from 'node:fs/promises';
 import { dirname, isAbsolute, join } from 'node:path';
 import { SnapshotError, ioError, isSystemError } from '../blob/index.js';
 import { Label } from './labels.js';
@@ -58,7 +58,8 @@ export class WritableLayers {
     const pair = this.#pairOf(id, labels);
     const virtualSize = parentId === undefined ? sizeOf(labels) : 0;
     try {
-      await mkdir(layout.block(id), { recursive: true });
+      await mkdir(layout.block(id));
+      await chmod(layout.block(id), 0o711);
       await mkdir(dirname(pair.data), { recursive: true, mode: 0o700 });
     } catch (error) {
       throw ioError(error, `make "${dirname(pair.data)}"`, dirname(pair.data));
@@ -78,14 +79,16 @@ export class WritableLayers {
   }
 
   /**
-   * Makes a read-only layer of it (see the head of this file). Its device is gone.
+   * Makes a read-only layer of it (see the head of this file).
+   * @param frozen its device is still there, and nothing is written to it; otherwise it is gone.
    * @returns where the layer's file is. @throws FormatError, IoError
    */
-  async commit(record: SnapshotRecord, parentId: number | undefined): Promise<string> {
+  async commit(record: SnapshotRecord, parentId: number | undefined, frozen: boolean): Promise<string> {
     const { configs, tools } = this.#options;
     const pair = await this.#find(record);
     const [sealed, rewritten] = this.#committedPaths(record.id);
-    const near = await linked(pair.data, sealed);
+    // What a device has open is not sealed, and what is on another file system cannot be linked: both are copied.
+    const near = !frozen && (await linked(pair.data, sealed));
     if (near) await tools.seal(pair);
     else await tools.commit(pair, rewritten);
     await configs.writeCommitted(record.id, parentId);
@@ -97,7 +100,8 @@ export class WritableLayers {
     const paths = this.#committedPaths(record.id);
     if (!paths.some((path) => existsSync(path)) || !(await this.has(record))) return;
     const pair = await this.#find(record);
-    await this.#options.tools.unseal(pair);
+    // The other kind is a copy.
+    if (existsSync(paths[0])) await this.#options.tools.unseal(pair);
     await this.#options.configs.writeWritable(record.id, parentId, pair);
     for (const path of paths)
       await rm(path, { force: true }).catch((error: unknown) => {

@@ -23,6 +23,8 @@ export interface CommitFileOptions extends CommitOptions, OutputOptions {
   readonly packing?: Packing;
   /** Called with where the finished bytes are, before they get their name; if it fails, they are discarded. */
   readonly beforeNaming?: (path: string) => Promise<void>;
+  /** A writable layer may be in use by a device that nothing is written to. */
+  readonly unlocked?: boolean;
   /** Told of what an operator should know. */
   readonly warn?: (message: string) => void;
 }
@@ -71,7 +73,8 @@ async function openInput(
   options: CommitFileOptions,
 ): Promise<{ source: CommitSource; close: () => Promise<void> }> {
   if ('upper' in input) {
-    const layer = await openWritableLayer(input.upper, { mode: 'read' });
+    const { unlocked = false } = options;
+    const layer = await openWritableLayer(input.upper, { mode: 'read', unlocked });
     if ('recovery' in layer && layer.recovery !== undefined)
       options.warn?.(
         `"${input.upper.data}" was damaged, what is intact is committed: ${layer.recovery.message}`,

@@ -30,6 +30,7 @@ function paperHost(): DeviceHost & { readonly attached: Set<string>; readonly mo
     fileSystemOf: async () => 'ext4',
     makeFileSystem: async () => undefined,
     mount: async (devicePath, directory) => void mounted.set(directory, devicePath),
+    remount: async () => undefined,
     unmount: async (directory) => void mounted.delete(directory),
     mountsBelow: async (below) =>
       [...mounted]

@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { MemoryBlob, SECTOR, WritableMemoryBlob } from '../../src/blob/index.js';
 import { BlockDevice, FuseFrontEnd, IoWorkers, fuseUnsupported } from '../../src/blockdev/index.js';
-import { silentLogger } from '../../src/log/index.js';
+import { silentLogger, type Logger } from '../../src/log/index.js';
 import { blockDeviceSuite, pattern } from '../conformance/block-device.js';
 import { openInChild } from '../support/device-client.js';
 
@@ -199,3 +199,27 @@ test(
     }
   },
 );
+
+// A worker once took the end of a queue for that of the next one with its index, and died; and the end of a connection
+// that a detach caused was sometimes taken for an abort, and everything released twice.
+test('devices that come and go at once, all on one worker', { skip, timeout: 60_000 }, async () => {
+  const before = traces();
+  const said: string[] = [];
+  const say = (_: unknown, message: string): number => said.push(message);
+  const logger = { ...silentLogger, error: say, warn: say, child: () => logger } as unknown as Logger;
+  const one = new IoWorkers({ logger, count: 1 });
+  const front = new FuseFrontEnd({
+    open: async () => new BlockDevice(new MemoryBlob(new Uint8Array(1 << 20))),
+    workers: one,
+    logger,
+  });
+  const lane = async (id: string): Promise<void> => {
+    for (let n = 0; n < 40; n++) await (await front.attach({ id, configPath: '/x' })).detach();
+  };
+  await Promise.all(Array.from({ length: 8 }, (_, n) => lane(`lane-${n}`)));
+  assert.deepEqual([front.attachments(), said], [[], []]);
+  await front.close();
+  await one.close();
+  const after = traces();
+  assert.deepEqual([after.bound, after.mounts], [before.bound, before.mounts]);
+});

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { existsSync } from 'node:fs';
-import { mkdir, readFile, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, open, readFile, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, test, type TestContext } from 'node:test';
 import { promisify } from 'node:util';
@@ -55,8 +55,10 @@ for (const type of ['append', 'sparse'])
       // What an overlay cannot do: a directory of the image gets another name.
       await rename(join(target, 'etc'), join(target, 'etc-of-old'));
       await writeFile(join(target, 'written'), Buffer.alloc(3 * MiB, 7));
+      const writer = await open(join(target, 'more'), 'w');
       await rejects(node.client.commit('layer', 'c'), Code.PRECONDITION, /in use/);
-      assert.ok((await stat(join(target, 'written'))).size === 3 * MiB, 'the container is still there');
+      await writer.writeFile('the container goes on');
+      await writer.close();
       await run('sync', ['-f', target]);
       await node.unmount(target);
       assert.ok((await node.client.usage('c')).size > 3 * MiB);
@@ -97,9 +99,11 @@ for (const type of ['append', 'sparse'])
       assert.equal(device?.readOnly, false);
       const target = await node.mount('c', mounts);
       await writeFile(join(target, 'written'), Buffer.alloc(MiB, 9));
-      await rejects(node.client.commit('layer', 'c'), Code.PRECONDITION, /in use/);
-      await node.unmount(target);
+      // Who still has it mounted, and writes nothing, keeps it to read.
       await node.client.commit('layer', 'c');
+      await assert.rejects(writeFile(join(target, 'late'), ''), { code: 'EROFS' });
+      assert.deepEqual((await readFile(join(target, 'written'))).length, MiB);
+      assert.equal((await node.service.list()).length, 1);
       const [view] = await node.client.view('v', 'layer');
       assert.deepEqual([view?.type, view?.options], ['ext4', ['ro', 'discard']]);
       const seen = await node.mount('v', view === undefined ? [] : [view]);

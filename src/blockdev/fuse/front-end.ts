@@ -59,6 +59,8 @@ class FuseAttachment implements Attachment {
   readonly loop: LoopDevice;
   /** The loop device did not exist before. */
   readonly madeLoop: boolean;
+  /** While the loop device is being let go of, and once it is: whether it was. */
+  leaving: Promise<boolean> | undefined;
   readonly #detach: (attachment: FuseAttachment) => Promise<void>;
   #detaching: Promise<void> | undefined;
 
@@ -148,7 +150,7 @@ export class FuseFrontEnd implements FrontEnd {
             { dev: id, devicePath, err: error },
             'device in use ends with the service',
           );
-          await this.#inTurn(() => detachLoop(attachment.loop, true));
+          await this.#letGo(attachment, true);
           await this.#release(attachment, 0);
         }
       }),
@@ -188,7 +190,7 @@ export class FuseFrontEnd implements FrontEnd {
 
   async #detach(attachment: FuseAttachment): Promise<void> {
     if (this.#attached.get(attachment.id) !== attachment) return;
-    if (!(await this.#inTurn(() => detachLoop(attachment.loop, false)))) {
+    if (!(await this.#letGo(attachment, false))) {
       const users = await usersOf(attachment.loop.number);
       throw new DeviceError(
         'OBD_DEVICE_BUSY',
@@ -202,6 +204,13 @@ export class FuseFrontEnd implements FrontEnd {
       );
     }
     await this.#release(attachment, LAST_USER_MS);
+  }
+
+  /** The end of the connection that follows from it is no news to {@link #watch}. @returns false if it is in use */
+  #letGo(attachment: FuseAttachment, force: boolean): Promise<boolean> {
+    const leaving = this.#inTurn(() => detachLoop(attachment.loop, force));
+    attachment.leaving = leaving.catch(() => false);
+    return leaving;
   }
 
   /** After the loop device was let go of: waits up to `patienceMs` for its last user, then ends the connection. */
@@ -221,7 +230,7 @@ export class FuseFrontEnd implements FrontEnd {
   /** If the connection ends before we end it (an administrator aborted it), the device is of no more use. */
   async #watch(attachment: FuseAttachment): Promise<void> {
     const errno = await attachment.served.gone;
-    if (this.#attached.get(attachment.id) !== attachment) return;
+    if ((await attachment.leaving) === true || this.#attached.get(attachment.id) !== attachment) return;
     this.#options.logger.error({ dev: attachment.id, errno }, 'FUSE connection was aborted; device removed');
     await this.#inTurn(() => detachLoop(attachment.loop, true))
       .then(() => this.#release(attachment, 0))
