@@ -2,5 +2,9 @@
 export * from './chain.js';
 export * from './convert-image.js';
 export * from './decompress.js';
+export * from './layer-cache.js';
+export { layerDescriptor } from './new-manifest.js';
+export * from './options.js';
 export * from './oci-layer.js';
+export * from './plan.js';
 export * from './write-layer.js';

@@ -111,7 +111,7 @@ export function imageSource(image: Ext4Image, runs: readonly ChangedRun[]): Comm
 }
 
 /** A file for reading and writing that has no name: it is gone when it is closed, however the process ends. */
-async function namelessFile(directory: string): Promise<FileHandle> {
+export async function namelessFile(directory: string): Promise<FileHandle> {
   const path = join(directory, `.obd-layer-${process.pid}-${process.hrtime.bigint()}`);
   try {
     const handle = await open(path, 'wx+', 0o600);

@@ -32,12 +32,17 @@ const BLOCK = 512 * 1024;
 /** A registry may move the whole blob to its storage before it answers. */
 const ANSWER_MS = 300_000;
 
-/** What is sent where. */
-export interface Upload extends PushBlobOptions {
+/** Which blob of which repository. */
+export interface UploadPlace {
   /** `https://host/v2/repository`. */
   readonly base: string;
   readonly repository: string;
   readonly descriptor: Pick<Descriptor, 'digest' | 'size'>;
+  readonly signal?: AbortSignal;
+}
+
+/** What is sent where. */
+export interface Upload extends UploadPlace, PushBlobOptions {
   readonly content: ReadableBlob;
 }
 
@@ -69,7 +74,7 @@ export async function uploadBlob(client: RegistryClient, upload: Upload): Promis
 }
 
 function request(
-  upload: Upload,
+  upload: UploadPlace,
   rest: Pick<RegistryRequest, 'method' | 'url' | 'headers' | 'body' | 'timeoutMs' | 'extraScopes'>,
 ): RegistryRequest {
   return {
@@ -84,27 +89,50 @@ function request(
 
 /** Starts an upload. @returns where to send it, or undefined if the blob was mounted instead. */
 async function begin(client: RegistryClient, upload: Upload): Promise<string | undefined> {
-  const { base, descriptor, mountFrom } = upload;
+  const { base, mountFrom } = upload;
   const url = `${base}/blobs/uploads/`;
   if (mountFrom !== undefined && mountFrom !== upload.repository) {
-    const query = new URLSearchParams({ mount: descriptor.digest, from: mountFrom });
-    try {
-      const extraScopes = [`repository:${mountFrom}:pull`];
-      const response = await client.request(
-        request(upload, { method: 'POST', url: `${url}?${query.toString()}`, extraScopes }),
-        [201, 202],
-      );
-      await discardBody(response);
-      if (response.status === 201) return undefined;
-      return locationOf(response, url);
-    } catch (error) {
-      // A registry that knows no mounts, or refuses this one, still takes the blob itself.
-      if (!(error instanceof HttpStatusError)) throw error;
-    }
+    const answer = await tryMount(client, upload, mountFrom);
+    if (answer === 'mounted') return undefined;
+    if (answer !== 'refused') return answer.location;
   }
   const response = await client.request(request(upload, { method: 'POST', url }), [202]);
   await discardBody(response);
   return locationOf(response, url);
+}
+
+/** Asks for a mount; a registry that does not mount may begin an upload instead. */
+async function tryMount(
+  client: RegistryClient,
+  upload: UploadPlace,
+  from: string,
+): Promise<'mounted' | 'refused' | { readonly location: string }> {
+  const url = `${upload.base}/blobs/uploads/`;
+  const query = new URLSearchParams({ mount: upload.descriptor.digest, from });
+  try {
+    const extraScopes = [`repository:${from}:pull`];
+    const response = await client.request(
+      request(upload, { method: 'POST', url: `${url}?${query.toString()}`, extraScopes }),
+      [201, 202],
+    );
+    await discardBody(response);
+    return response.status === 201 ? 'mounted' : { location: locationOf(response, url) };
+  } catch (error) {
+    // A registry that knows no mounts, or refuses this one, still takes the blob itself.
+    if (
+      error instanceof HttpStatusError ||
+      (error instanceof RegistryError && error.code === 'OBD_REGISTRY_AUTH')
+    )
+      return 'refused';
+    throw error;
+  }
+}
+
+/** Mounts a blob of another repository. @returns false if the registry does not. */
+export async function mountBlob(client: RegistryClient, upload: UploadPlace, from: string): Promise<boolean> {
+  const answer = await tryMount(client, upload, from);
+  if (typeof answer === 'object') await cancel(client, upload, answer.location);
+  return answer === 'mounted';
 }
 
 function locationOf(response: HttpResponse, base: string): string {
@@ -233,7 +261,7 @@ async function expect(
 }
 
 /** Tells the registry that an upload will not go on; it would expire anyway. */
-async function cancel(client: RegistryClient, upload: Upload, location: string): Promise<void> {
+async function cancel(client: RegistryClient, upload: UploadPlace, location: string): Promise<void> {
   try {
     // Without the caller's signal: it may be what ended the upload.
     const quiet: RegistryRequest = {

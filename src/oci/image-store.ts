@@ -29,10 +29,19 @@ export type ImageDocument =
       readonly index: Index;
     };
 
+/** Where in a registry an image is. */
+export interface RegistryPlace {
+  /** Host[:port] of the registry's API. */
+  readonly host: string;
+  readonly repository: string;
+}
+
 /** An image that can be read. Calls may overlap. */
 export interface ImageSource {
   /** As the user would write it: `docker://host/repo:tag`, `oci:dir:tag`. For messages. */
   readonly name: string;
+  /** Set if reading goes over a network. */
+  readonly place?: RegistryPlace;
   /** What the name's tag or digest points to. `descriptor.mediaType`, `digest` and `size` are those of the bytes. */
   resolve(options?: ReadOptions): Promise<ImageDocument>;
   /**
@@ -76,6 +85,8 @@ export interface ImageTarget {
   readonly name: string;
   /** Repository within the registry, if it is one: `mountFrom` of another push to the same host. */
   readonly repository: string | undefined;
+  /** Set if it is in a registry. */
+  readonly place?: RegistryPlace;
   /** True if its format has no place for an index of several images. */
   readonly singleImage?: boolean;
   /** Fails early if the image could not be stored at the end, because its name is taken for one. */
@@ -91,6 +102,15 @@ export interface ImageTarget {
     content: ReadableBlob,
     options?: PushBlobOptions,
   ): Promise<PushOutcome>;
+  /**
+   * Takes a blob over from another repository of the same registry, if the registry can and may.
+   * @returns false if it has to be pushed.
+   */
+  mountBlob?(
+    descriptor: Pick<Descriptor, 'digest' | 'size'>,
+    from: string,
+    options?: ReadOptions,
+  ): Promise<boolean>;
   /**
    * Stores a manifest or index by its digest. Every blob and manifest that it names must have been pushed before.
    * @returns its descriptor (media type, digest, size).

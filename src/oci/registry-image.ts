@@ -6,14 +6,23 @@ import {
   discardBody,
   formatReference,
   readBody,
+  type HttpResponse,
   type ImageReference,
   type RegistryBlob,
   type RegistryClient,
 } from '../registryblob/index.js';
-import { uploadBlob } from './blob-upload.js';
+import { mountBlob, uploadBlob } from './blob-upload.js';
 import { digestOf, verifiedStream, verifyBytes } from './digest.js';
 import { parseDocument } from './document.js';
-import type { ImageDocument, ImageSource, ImageTarget, PushBlobOptions, PushOutcome } from './image-store.js';
+import type {
+  ImageDocument,
+  ImageSource,
+  ImageTarget,
+  PushBlobOptions,
+  PushOutcome,
+  RegistryPlace,
+} from './image-store.js';
+import { addReferrer, subjectOf } from './referrers.js';
 import { MAX_CONFIG_SIZE, MAX_MANIFEST_SIZE, MediaType, type Descriptor } from './manifest.js';
 
 const ACCEPT = [
@@ -30,6 +39,7 @@ const PUT_ANSWER_MS = 120_000;
 export class RegistryImage implements ImageSource, ImageTarget {
   readonly name: string;
   readonly repository: string;
+  readonly place: RegistryPlace;
   readonly reference: ImageReference;
   readonly #client: RegistryClient;
   readonly #base: string;
@@ -40,6 +50,7 @@ export class RegistryImage implements ImageSource, ImageTarget {
     this.#client = client;
     this.reference = reference;
     this.repository = reference.repository;
+    this.place = { host: reference.host, repository: reference.repository };
     this.name = `docker://${formatReference(reference)}`;
     this.#base = `${client.schemeOf(reference.host)}://${reference.host}/v2/${reference.repository}`;
   }
@@ -111,6 +122,15 @@ export class RegistryImage implements ImageSource, ImageTarget {
     });
   }
 
+  async mountBlob(
+    descriptor: Pick<Descriptor, 'digest' | 'size'>,
+    from: string,
+    options: ReadOptions = {},
+  ): Promise<boolean> {
+    const { repository } = this;
+    return mountBlob(this.#client, { base: this.#base, repository, descriptor, ...options }, from);
+  }
+
   async pushManifest(bytes: Uint8Array, mediaType: string, options: ReadOptions = {}): Promise<Descriptor> {
     if (bytes.byteLength > MAX_MANIFEST_SIZE)
       throw new RegistryError(
@@ -118,9 +138,30 @@ export class RegistryImage implements ImageSource, ImageTarget {
         `Cannot push a manifest of ${bytes.byteLength} bytes: registries take ${MAX_MANIFEST_SIZE}`,
       );
     const descriptor = { mediaType, digest: digestOf(bytes), size: bytes.byteLength };
-    await this.#put(descriptor.digest, bytes, mediaType, options);
+    const response = await this.#put(descriptor.digest, bytes, mediaType, options);
+    const subject = subjectOf(bytes);
+    if (subject !== undefined && response.header('oci-subject') === undefined)
+      await this.#addReferrer(subject, bytes, descriptor, options);
     this.#pushed = { descriptor, bytes };
     return descriptor;
+  }
+
+  /** For a registry without the referrers API: an index under a tag made of the subject's digest says who refers to it. */
+  async #addReferrer(
+    subject: string,
+    bytes: Uint8Array,
+    descriptor: Descriptor,
+    options: ReadOptions,
+  ): Promise<void> {
+    const tag = subject.replace(':', '-');
+    let before: ImageDocument | undefined;
+    try {
+      before = await this.#manifest(tag, undefined, options);
+    } catch (error) {
+      if (!(error instanceof RegistryError) || error.code !== 'OBD_REGISTRY_NOT_FOUND') throw error;
+    }
+    const index = addReferrer(before?.kind === 'index' ? before.index : undefined, bytes, descriptor);
+    if (index !== undefined) await this.#put(tag, index, MediaType.OCI_INDEX, options);
   }
 
   async tag(descriptor: Descriptor, options: ReadOptions = {}): Promise<void> {
@@ -161,7 +202,12 @@ export class RegistryImage implements ImageSource, ImageTarget {
     return response.status === 200;
   }
 
-  async #put(name: string, bytes: Uint8Array, mediaType: string, options: ReadOptions): Promise<void> {
+  async #put(
+    name: string,
+    bytes: Uint8Array,
+    mediaType: string,
+    options: ReadOptions,
+  ): Promise<HttpResponse> {
     const response = await this.#client.request(
       {
         method: 'PUT',
@@ -178,6 +224,7 @@ export class RegistryImage implements ImageSource, ImageTarget {
       [200, 201, 202],
     );
     await discardBody(response);
+    return response;
   }
 
   async #manifest(name: string, known: Descriptor | undefined, options: ReadOptions): Promise<ImageDocument> {

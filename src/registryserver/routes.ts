@@ -19,6 +19,8 @@ export interface RouteContext {
   readonly store: Store;
   readonly uploads: Uploads;
   readonly readOnly: boolean;
+  /** Whether to tell who refers to a manifest. */
+  readonly referrers: boolean;
   /** Blobs are answered with a redirect to this base URL + the same path. */
   readonly redirectBlobs: string | undefined;
 }
@@ -27,7 +29,7 @@ export interface RouteContext {
 export interface Route {
   readonly kind: RequestKind;
   readonly name: string;
-  readonly endpoint: 'base' | 'catalog' | 'tags' | 'manifest' | 'blob' | 'uploads' | 'upload';
+  readonly endpoint: 'base' | 'catalog' | 'tags' | 'manifest' | 'referrers' | 'blob' | 'uploads' | 'upload';
   /** Tag, digest or upload id. */
   readonly item: string;
 }
@@ -37,11 +39,11 @@ export function parseRoute(path: string): Route {
   if (path === '/v2' || path === '/v2/') return { kind: 'other', name: '', endpoint: 'base', item: '' };
   if (path === '/v2/_catalog') return { kind: 'other', name: '', endpoint: 'catalog', item: '' };
   const match =
-    /^\/v2\/(.+)\/(?:(tags)\/list|(manifests)\/([^/]+)|blobs\/(uploads)\/?|blobs\/uploads\/([^/]+)|(blobs)\/([^/]+))$/.exec(
+    /^\/v2\/(.+)\/(?:(tags)\/list|(manifests)\/([^/]+)|blobs\/(uploads)\/?|blobs\/uploads\/([^/]+)|(blobs|referrers)\/([^/]+))$/.exec(
       path,
     );
   if (match === null) throw new Refusal(404, 'UNSUPPORTED', 'no such end point');
-  const [, name = '', tags, manifests, reference = '', uploads, uploadId, , digest = ''] = match;
+  const [, name = '', tags, manifests, reference = '', uploads, uploadId, digested, digest = ''] = match;
   if (!isRepositoryName(name)) throw new Refusal(400, 'NAME_INVALID', 'invalid repository name');
   if (tags !== undefined) return { kind: 'other', name, endpoint: 'tags', item: '' };
   if (manifests !== undefined) {
@@ -52,6 +54,7 @@ export function parseRoute(path: string): Route {
   if (uploads !== undefined) return { kind: 'uploads', name, endpoint: 'uploads', item: '' };
   if (uploadId !== undefined) return { kind: 'uploads', name, endpoint: 'upload', item: uploadId };
   if (!isDigestName(digest)) throw new Refusal(400, 'DIGEST_INVALID', 'expected sha256:<64 hex digits>');
+  if (digested === 'referrers') return { kind: 'other', name, endpoint: 'referrers', item: digest };
   return { kind: 'blobs', name, endpoint: 'blob', item: digest };
 }
 
@@ -78,6 +81,8 @@ export async function answer(
       if (reads) return getManifest(context, route);
       if (method === 'PUT') return putManifest(context, route, request);
       return method === 'DELETE' ? deleteManifest(context, route) : unsupported(method);
+    case 'referrers':
+      return reads ? listReferrers(context, route, url) : unsupported(method);
     case 'blob':
       if (reads) return getBlob(context, route);
       return method === 'DELETE' ? deleteBlob(context, route) : unsupported(method);
@@ -135,8 +140,42 @@ async function getManifest({ store }: RouteContext, { name, item }: Route): Prom
   };
 }
 
+/** An index of what refers to a digest; an empty one if nothing does. */
+async function listReferrers(context: RouteContext, { name, item }: Route, url: URL): Promise<Answer> {
+  if (!context.referrers) throw new Refusal(404, 'UNSUPPORTED', 'no such end point');
+  const { store } = context;
+  const wanted = url.searchParams.get('artifactType');
+  const entries = (await store.referrers(name, item)).map(({ digest, mediaType, bytes }) => {
+    const { artifactType, config, annotations } = JSON.parse(bytes.toString('utf8')) as {
+      artifactType?: string;
+      config?: { mediaType?: string } | null;
+      annotations?: object | null;
+    };
+    const type = artifactType ?? config?.mediaType;
+    return {
+      mediaType,
+      digest,
+      size: bytes.byteLength,
+      ...(type !== undefined && { artifactType: type }),
+      ...(annotations && { annotations }),
+    };
+  });
+  const answered = json(
+    {
+      schemaVersion: 2,
+      mediaType: 'application/vnd.oci.image.index.v1+json',
+      manifests: wanted === null ? entries : entries.filter((entry) => entry.artifactType === wanted),
+    },
+    wanted === null ? {} : { 'oci-filters-applied': 'artifactType' },
+  );
+  return {
+    ...answered,
+    headers: { ...answered.headers, 'content-type': 'application/vnd.oci.image.index.v1+json' },
+  };
+}
+
 async function putManifest(
-  { store }: RouteContext,
+  { store, referrers }: RouteContext,
   { name, item }: Route,
   request: IncomingMessage,
 ): Promise<Answer> {
@@ -168,7 +207,7 @@ async function putManifest(
     headers: {
       location: `/v2/${name}/manifests/${digest}`,
       'docker-content-digest': digest,
-      ...(typeof subject?.digest === 'string' ? { 'oci-subject': subject.digest } : {}),
+      ...(referrers && typeof subject?.digest === 'string' ? { 'oci-subject': subject.digest } : {}),
     },
   };
 }

@@ -31,6 +31,8 @@ export interface RegistryServerOptions {
   /** Who may use it; absent: everybody. */
   readonly users?: readonly { readonly username: string; readonly password: string }[];
   readonly readOnly?: boolean;
+  /** False: as a registry before OCI 1.1, which knows nothing of referrers. */
+  readonly referrers?: boolean;
   /** Before each answer. */
   readonly latencyMs?: number;
   /** Of all answers together. */
@@ -134,6 +136,7 @@ class Service {
       store,
       uploads: new Uploads(store),
       readOnly: options.readOnly ?? false,
+      referrers: options.referrers !== false,
       redirectBlobs: options.redirectBlobs?.replace(/\/+$/, ''),
     };
   }

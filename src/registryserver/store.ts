@@ -138,6 +138,19 @@ export class Store {
     return type === undefined ? undefined : { digest, mediaType: type, bytes };
   }
 
+  /** Manifests of the repository that refer to a digest, by digest. Those of layouts are not looked through. */
+  async referrers(repository: string, digest: string): Promise<StoredManifest[]> {
+    const found: StoredManifest[] = [];
+    for (const algorithm of ['sha256', 'sha512']) {
+      const links = join(this.#directory(repository), '_manifests', algorithm);
+      for (const hex of (await readdir(links).catch(() => [])).sort()) {
+        const manifest = await this.manifest(repository, `${algorithm}:${hex}`);
+        if (manifest !== undefined && subjectOf(manifest.bytes) === digest) found.push(manifest);
+      }
+    }
+    return found;
+  }
+
   /** Stores a manifest whose digest has been checked. */
   async putManifest(repository: string, manifest: StoredManifest, tag: string | undefined): Promise<void> {
     const path = blobPath(this.root, manifest.digest);
@@ -258,6 +271,15 @@ async function hashFile(path: string, algorithm: string): Promise<string> {
   for await (const chunk of createReadStream(path, { highWaterMark: 1024 * 1024 }) as AsyncIterable<Buffer>)
     hash.update(chunk);
   return `${algorithm}:${hash.digest('hex')}`;
+}
+
+/** Digest of what a manifest refers to. */
+function subjectOf(bytes: Buffer): unknown {
+  try {
+    return (JSON.parse(bytes.toString('utf8')) as { subject?: { digest?: unknown } | null }).subject?.digest;
+  } catch {
+    return undefined;
+  }
 }
 
 /** Media type of a manifest that nobody gave one: what it says itself, or what it looks like. Undefined for other content. */

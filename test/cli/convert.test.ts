@@ -2,12 +2,13 @@ import assert from 'node:assert/strict';
 import { execFile, execFileSync, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import test from 'node:test';
+import test, { after } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { startRegistryServer } from '../../src/registryserver/index.js';
-import { tarOf, writeLayout } from '../convert/make-image.js';
+import { tarOf, writeIndexLayout, writeLayout } from '../convert/make-image.js';
 import { checkout } from '../support/fixtures.js';
 import { tempDir } from '../support/unpack.js';
 
@@ -17,12 +18,31 @@ interface Finished {
   readonly stderr: string;
 }
 
+const cacheHome = mkdtempSync(join(tmpdir(), 'obd-test-'));
+after(() => {
+  rmSync(cacheHome, { recursive: true, force: true });
+});
+
 function run(program: 'obd' | 'obdconv', ...args: string[]): Promise<Finished> {
   return new Promise((resolve) => {
-    execFile(join(checkout, 'bin', program), args, (error, stdout, stderr) => {
+    // Nobody's own cache is used, nor added to.
+    const env = { ...process.env, XDG_CACHE_HOME: cacheHome };
+    execFile(join(checkout, 'bin', program), args, { env }, (error, stdout, stderr) => {
       resolve({ status: error === null ? 0 : Number(error.code), stdout, stderr });
     });
   });
+}
+
+interface Event {
+  readonly event: string;
+  readonly [key: string]: unknown;
+}
+
+function eventsOf({ stdout }: Finished): Event[] {
+  return stdout
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line) as Event);
 }
 
 const TAR = tarOf([{ path: 'dir/' }, { path: 'dir/file', content: 'hello' }]);
@@ -35,18 +55,137 @@ test('obdconv converts, tells what it did, and says the same as JSON', async (t)
   assert.equal(first.status, 0, first.stderr);
   assert.match(first.stdout, /LAYER +BEFORE/);
   assert.match(first.stdout, /became/);
-  const second = await run('obd', 'convert', ...common, '--json', source, `oci:${dir}/out:b`);
+  const second = await run('obd', 'convert', ...common, '--no-cache', '--json', source, `oci:${dir}/out:b`);
   assert.equal(second.status, 0, second.stderr);
-  const result = JSON.parse(second.stdout) as {
-    target: string;
-    descriptor: { digest: string };
-    layers: { outcome: string; counts: { entries: number } }[];
-  };
-  assert.equal(result.target, `oci:${dir}/out:b`);
-  assert.ok(first.stdout.includes(result.descriptor.digest), 'the same digests on a second run');
+  const events = eventsOf(second);
   assert.deepEqual(
-    result.layers.map(({ outcome, counts }) => [outcome, counts.entries]),
-    [['exists', 2]],
+    events.map(({ event }) => event),
+    ['start', 'progress', 'layer', 'pushed', 'done'],
+  );
+  const done = events.at(-1) as unknown as {
+    target: string;
+    result: {
+      descriptor: { digest: string };
+      layers: { outcome: string; reused: boolean; counts: { entries: number } }[];
+    };
+  };
+  assert.equal(done.target, `oci:${dir}/out:b`);
+  assert.ok(first.stdout.includes(done.result.descriptor.digest), 'the same digests on a second run');
+  assert.deepEqual(
+    done.result.layers.map(({ outcome, reused, counts }) => [outcome, reused, counts.entries]),
+    [['exists', false, 2]],
+  );
+});
+
+test('obdconv --json tells of a failure as its last event', async (t) => {
+  const dir = tempDir(t);
+  const failed = await run('obdconv', '--no-cache', '--json', `oci:${dir}:x`, `oci:${dir}/out:b`);
+  assert.equal(failed.status, 2);
+  assert.deepEqual(
+    eventsOf(failed).map(({ event, code }) => [event, code]),
+    [['error', 'OBD_CONFIG_NOT_FOUND']],
+  );
+  assert.match(failed.stderr, /OBD_CONFIG_NOT_FOUND/);
+});
+
+test('obdconv uses what it converted before, unless --no-cache says otherwise', async (t) => {
+  const dir = tempDir(t);
+  const source = writeLayout(join(dir, 'src'), [TAR]);
+  const more = tarOf([{ path: 'dir/more', content: 'x' }]);
+  const larger = writeLayout(join(dir, 'larger'), [TAR, more]);
+  const convert = async (from: string, ...args: string[]): Promise<boolean[]> => {
+    const common = ['--vsize', '1', '--platform', 'linux/amd64', '--workdir', dir, '--json'];
+    const finished = await run('obdconv', ...common, ...args, from, `oci:${dir}/out:x`);
+    assert.equal(finished.status, 0, finished.stderr);
+    return eventsOf(finished).flatMap(({ event, reused }) => (event === 'layer' ? [reused === true] : []));
+  };
+  const cache = ['--cache-dir', join(dir, 'cache')];
+  assert.deepEqual(await convert(source, ...cache), [false]);
+  assert.ok(readdirSync(join(dir, 'cache')).includes('layers.mdb'));
+  assert.deepEqual(await convert(source, ...cache), [true]);
+  assert.deepEqual(await convert(source, ...cache, '--no-cache'), [false]);
+  assert.deepEqual(await convert(larger, ...cache), [true, false]);
+  // Other options, other layers.
+  assert.deepEqual(await convert(source, ...cache, '--bs', '16'), [false]);
+  assert.deepEqual(await convert(source, ...cache, '--algorithm', 'zstd'), [false]);
+  assert.deepEqual(await convert(source, ...cache, '--vsize', '2'), [false]);
+  // A cache that cannot be used is said and done without.
+  const unusable = await run(
+    ...(['obdconv', '--cache-dir', join(dir, 'src', 'index.json'), '--vsize', '1'] as const),
+    ...['--platform', 'linux/amd64', source, `oci:${dir}/out:x`],
+  );
+  assert.equal(unusable.status, 0, unusable.stderr);
+  assert.match(unusable.stderr, /Warning: what was converted before is not known/);
+});
+
+test('obdconv --plan says what would be done and does nothing', async (t) => {
+  const dir = tempDir(t);
+  const source = writeLayout(join(dir, 'src'), [TAR]);
+  const args = ['--platform', 'linux/amd64', '--cache-dir', join(dir, 'cache'), source, `oci:${dir}/out:x`];
+  const plan = await run('obdconv', '--plan', ...args);
+  assert.equal(plan.status, 0, plan.stderr);
+  assert.match(plan.stdout, /convert .* ~2\.5 KiB/);
+  assert.match(plan.stdout, /linux\/amd64 .* on a disk of 64\.0 GiB/);
+  assert.ok(!existsSync(join(dir, 'out')));
+  assert.equal((await run('obdconv', '--workdir', dir, ...args)).status, 0);
+  const events = eventsOf(await run('obdconv', '--plan', '--json', ...args)) as unknown as {
+    event: string;
+    images: { fetch: number; upload: number; layers: { action: string }[] }[];
+  }[];
+  assert.deepEqual(
+    events.map(({ event, images }) => [event, images[0]?.fetch, images[0]?.layers[0]?.action]),
+    [['plan', 0, 'reuse']],
+  );
+});
+
+test('obdconv --all-platforms, --platform A,B, --referrer and --docker reach the conversion', async (t) => {
+  const dir = tempDir(t);
+  mkdirSync(join(dir, 'registry'));
+  await using server = await startRegistryServer({ directory: join(dir, 'registry') });
+  const source = writeIndexLayout(join(dir, 'src'), [
+    { platform: 'linux/amd64', tars: [TAR] },
+    { platform: 'linux/arm64', tars: [TAR] },
+    { platform: 'linux/s390x', tars: [TAR] },
+  ]);
+  const convert = async (target: string, ...args: string[]): Promise<string[]> => {
+    const common = ['--vsize', '1', '--workdir', dir, '--no-cache', '--json', '--plain-http'];
+    const finished = await run('obdconv', ...common, ...args, source, target);
+    assert.equal(finished.status, 0, finished.stderr);
+    return eventsOf(finished).flatMap(({ event, platform }) => (event === 'start' ? [String(platform)] : []));
+  };
+  const place = `docker://${server.host}/team/app`;
+  assert.deepEqual(await convert(`${place}:all`, '--all-platforms'), [
+    'linux/amd64',
+    'linux/arm64',
+    'linux/s390x',
+  ]);
+  assert.deepEqual(await convert(`${place}:two`, '--platform', 'linux/s390x,arm64', '--docker'), [
+    'linux/arm64',
+    'linux/s390x',
+  ]);
+  const mediaType = async (tag: string): Promise<unknown> =>
+    (
+      (await (await fetch(`http://${server.host}/v2/team/app/manifests/${tag}`)).json()) as {
+        mediaType: string;
+      }
+    ).mediaType;
+  assert.equal(await mediaType('all'), 'application/vnd.oci.image.index.v1+json');
+  assert.equal(await mediaType('two'), 'application/vnd.docker.distribution.manifest.list.v2+json');
+  assert.deepEqual(await convert(place, '--platform', 'arm64', '--referrer'), ['linux/arm64']);
+  const tags = (await (await fetch(`http://${server.host}/v2/team/app/tags/list`)).json()) as {
+    tags: string[];
+  };
+  assert.deepEqual(tags.tags, ['all', 'two'], 'a referrer without a tag gets none');
+  await convert(`${place}:ref`, '--platform', 'arm64', '--referrer');
+  const manifest = (await (await fetch(`http://${server.host}/v2/team/app/manifests/ref`)).json()) as {
+    subject: { digest: string };
+  };
+  const referrers = (await (
+    await fetch(`http://${server.host}/v2/team/app/referrers/${manifest.subject.digest}`)
+  ).json()) as { manifests: { artifactType: string }[] };
+  assert.deepEqual(
+    referrers.manifests.map(({ artifactType }) => artifactType),
+    ['application/vnd.containerd.overlaybd.native.v1+json'],
   );
 });
 
@@ -86,7 +225,12 @@ test('obdconv refuses wrong command lines with status 2', async () => {
     ['--vsize', '0', 'a', 'b'],
     ['--vsize', '1.5', 'a', 'b'],
     ['--bs', '3', 'a', 'b'],
+    ['--vsize', '9000', 'a', 'b'],
+    ['--fstype', 'xfs', 'a', 'b'],
     ['--algorithm', 'gzip', 'a', 'b'],
+    ['--all-platforms', '--platform', 'arm64', 'a', 'b'],
+    ['--referrer', '--docker', 'a', 'b'],
+    ['--platform', 'linux/amd64,', 'a', 'b'],
     ['--oci', '--docker', 'a', 'b'],
     ['--platform', '/', 'a', 'b'],
     ['docker-daemon:a', 'oci:b'],
@@ -119,7 +263,16 @@ test('obdconv that is interrupted ends at once, leaves no files and no tag', asy
   const name = `docker://${server.host}/slow:src`;
   const child = spawn(
     join(checkout, 'bin', 'obdconv'),
-    ['--plain-http', '--platform', 'linux/amd64', '--workdir', join(dir, 'work'), name, `oci:${dir}/out:x`],
+    [
+      '--no-cache',
+      '--plain-http',
+      '--platform',
+      'linux/amd64',
+      '--workdir',
+      join(dir, 'work'),
+      name,
+      `oci:${dir}/out:x`,
+    ],
     { stdio: ['ignore', 'pipe', 'pipe'] },
   );
   let stderr = '';

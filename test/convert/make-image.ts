@@ -159,3 +159,73 @@ export function writeLayout(dir: string, tars: readonly Buffer[], options: Layou
   );
   return `oci:${dir}:src`;
 }
+
+/** An image of an index made by {@link writeIndexLayout}. */
+export interface IndexMember {
+  /** `os/arch`. */
+  readonly platform: string;
+  readonly tars: readonly Buffer[];
+  /** Make an attestation of it, as BuildKit does. */
+  readonly attested?: boolean;
+}
+
+/** Makes an OCI layout of an index, tag `src`; returns its name. */
+export function writeIndexLayout(dir: string, members: readonly IndexMember[], more: object[] = []): string {
+  const blobs = join(dir, 'blobs', 'sha256');
+  mkdirSync(blobs, { recursive: true });
+  const put = (bytes: Uint8Array, mediaType: string): { mediaType: string; digest: string; size: number } => {
+    writeFileSync(join(blobs, digest(bytes).slice(7)), bytes);
+    return { mediaType, digest: digest(bytes), size: bytes.byteLength };
+  };
+  const json = (value: unknown): Buffer => Buffer.from(JSON.stringify(value));
+  const manifestType = 'application/vnd.oci.image.manifest.v1+json';
+  const manifestOf = (config: object, layers: object[]): ReturnType<typeof put> =>
+    put(
+      json({
+        schemaVersion: 2,
+        mediaType: manifestType,
+        config: put(json(config), 'application/vnd.oci.image.config.v1+json'),
+        layers,
+      }),
+      manifestType,
+    );
+  const images: object[] = [];
+  const attestations: object[] = [];
+  for (const { platform, tars, attested } of members) {
+    const [os, architecture] = platform.split('/');
+    const manifest = manifestOf(
+      { architecture, os, rootfs: { type: 'layers', diff_ids: tars.map(digest) } },
+      tars.map((tar) => put(gzipSync(tar), 'application/vnd.oci.image.layer.v1.tar+gzip')),
+    );
+    images.push({ ...manifest, platform: { os, architecture } });
+    if (attested !== true) continue;
+    const statement = json({ _type: 'https://in-toto.io/Statement/v0.1', subject: platform });
+    const attestation = manifestOf(
+      { architecture: 'unknown', os: 'unknown', rootfs: { type: 'layers', diff_ids: [digest(statement)] } },
+      [put(statement, 'application/vnd.in-toto+json')],
+    );
+    attestations.push({
+      ...attestation,
+      platform: { os: 'unknown', architecture: 'unknown' },
+      annotations: {
+        'vnd.docker.reference.digest': manifest.digest,
+        'vnd.docker.reference.type': 'attestation-manifest',
+      },
+    });
+  }
+  const indexType = 'application/vnd.oci.image.index.v1+json';
+  const manifests = [...images, ...attestations, ...more];
+  const index = put(
+    json({ schemaVersion: 2, mediaType: indexType, manifests, annotations: { made: 'for a test' } }),
+    indexType,
+  );
+  writeFileSync(join(dir, 'oci-layout'), '{"imageLayoutVersion":"1.0.0"}');
+  writeFileSync(
+    join(dir, 'index.json'),
+    json({
+      schemaVersion: 2,
+      manifests: [{ ...index, annotations: { 'org.opencontainers.image.ref.name': 'src' } }],
+    }),
+  );
+  return `oci:${dir}:src`;
+}

@@ -111,6 +111,7 @@ test(
     await run(process.execPath, [
       join(checkout, 'bin/obdconv'),
       '--quiet',
+      '--no-cache',
       `oci:${join(dir, 'oci')}:big`,
       `oci:${join(dir, 'image')}:big`,
     ]);

@@ -15,7 +15,18 @@ const noSkopeo = has('skopeo') ? false : 'needs skopeo';
 function obdconv(dir: string, source: string, target: string): void {
   execFileSync(process.execPath, [
     join(checkout, 'bin', 'obdconv'),
-    ...['--quiet', '--vsize', '1', '--platform', 'linux/amd64', '--workdir', dir, source, target],
+    ...[
+      '--quiet',
+      '--no-cache',
+      '--vsize',
+      '1',
+      '--platform',
+      'linux/amd64',
+      '--workdir',
+      dir,
+      source,
+      target,
+    ],
   ]);
 }
 

@@ -16,9 +16,13 @@ const root = process.getuid?.() === 0 ? false : 'mounting needs root';
 const client = new RegistryClient({});
 
 function obdconv(...args: string[]): string {
-  return execFileSync(process.execPath, [join(checkout, 'bin', 'obdconv'), '--quiet', ...args], {
-    encoding: 'utf8',
-  });
+  return execFileSync(
+    process.execPath,
+    [join(checkout, 'bin', 'obdconv'), '--quiet', '--no-cache', ...args],
+    {
+      encoding: 'utf8',
+    },
+  );
 }
 
 async function manifestOf(name: string): Promise<Manifest> {
@@ -112,6 +116,7 @@ test('Conversion of a layer of 600 MB stays within 300 MB of memory', async (t) 
        console.log(/VmHWM:\\s*(\\d+)/.exec((await import('node:fs')).readFileSync('/proc/self/status', 'utf8'))[1]);`,
       '--',
       '--quiet',
+      '--no-cache',
       '--workdir',
       dir,
       source,
@@ -148,7 +153,7 @@ test('A full work directory is told from a full image', { skip: root }, (t) => {
   try {
     const run = spawnSync(
       join(checkout, 'bin', 'obdconv'),
-      ['--platform', 'linux/amd64', '--workdir', work, source, `oci:${dir}/out:x`],
+      ['--no-cache', '--platform', 'linux/amd64', '--workdir', work, source, `oci:${dir}/out:x`],
       { encoding: 'utf8' },
     );
     assert.equal(run.status, 7, run.stderr);

@@ -1,0 +1,236 @@
+import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import test, { type TestContext } from 'node:test';
+import {
+  convertImage,
+  LayerCache,
+  planConversion,
+  type ConvertedImage,
+  type ConvertOptions,
+} from '../../src/convert/index.js';
+import { openImageSource, openImageTarget } from '../../src/oci/index.js';
+import { RegistryClient } from '../../src/registryblob/index.js';
+import { startRegistryServer, type RegistryServerOptions } from '../../src/registryserver/index.js';
+import { tempDir } from '../support/unpack.js';
+import { digest, tarOf, writeLayout } from './make-image.js';
+
+const MIB = 2 ** 20;
+const PLATFORM = { os: 'linux', architecture: 'amd64' };
+const TARS = ['a', 'b', 'c'].map((path) => tarOf([{ path, content: path.repeat(10_000) }]));
+
+/** A registry, a work directory and a cache. */
+async function setUp(t: TestContext, options: Partial<RegistryServerOptions> = {}) {
+  const dir = tempDir(t);
+  const requests: string[] = [];
+  const server = await startRegistryServer({
+    directory: join(dir, 'registry'),
+    onRequest: ({ method, path }) => requests.push(`${method} ${path}`),
+    ...options,
+  });
+  const client = new RegistryClient({ plainHttpHosts: [server.host], retry: { attempts: 3, baseMs: 5 } });
+  const cache = LayerCache.open(join(dir, 'cache'));
+  t.after(async () => {
+    await cache.close();
+    await client.close();
+    await server.close();
+  });
+  const convert = (
+    source: string,
+    target: string,
+    more: Partial<ConvertOptions> = {},
+  ): Promise<ConvertedImage> =>
+    convertImage(openImageSource(source, client), openImageTarget(target, client), {
+      workDir: dir,
+      virtualSize: 64 * MIB,
+      platform: PLATFORM,
+      cache,
+      ...more,
+    });
+  return { dir, server, client, cache, requests, convert };
+}
+
+const outcomes = ({ layers }: ConvertedImage): [boolean, string][] =>
+  layers.map(({ reused, outcome }) => [reused, outcome]);
+
+test('Layers that were converted before are not fetched again, in another image and repository', async (t) => {
+  const { dir, server, convert, requests } = await setUp(t);
+  // The server shows layouts in its directory as repositories.
+  writeLayout(join(dir, 'registry', 'src'), TARS.slice(0, 2));
+  writeLayout(join(dir, 'registry', 'larger'), TARS);
+  const source = `docker://${server.host}/src:src`;
+  const name = `docker://${server.host}/a:x`;
+  const first = await convert(source, name);
+  assert.deepEqual(outcomes(first), [
+    [false, 'pushed'],
+    [false, 'pushed'],
+  ]);
+  requests.length = 0;
+  const second = await convert(source, name);
+  assert.equal(second.descriptor.digest, first.descriptor.digest);
+  assert.deepEqual(second.layers[0]?.counts, first.layers[0]?.counts);
+  assert.deepEqual(outcomes(second), [
+    [true, 'exists'],
+    [true, 'exists'],
+  ]);
+  assert.equal(
+    requests.filter((request) => /GET .*\/src\/blobs\//.test(request)).length,
+    1,
+    'its configuration',
+  );
+  // Another repository of the registry gets them without their passing through here.
+  requests.length = 0;
+  const mounted = await convert(source, `docker://${server.host}/b/c:x`);
+  assert.equal(mounted.descriptor.digest, first.descriptor.digest);
+  assert.deepEqual(outcomes(mounted), [
+    [true, 'mounted'],
+    [true, 'mounted'],
+  ]);
+  assert.equal(requests.filter((request) => request.startsWith('PATCH')).length, 0);
+  // One more layer on top: only that one is made, and is what it is without a cache.
+  const larger = await convert(`docker://${server.host}/larger:src`, name);
+  assert.deepEqual(outcomes(larger), [
+    [true, 'exists'],
+    [true, 'exists'],
+    [false, 'pushed'],
+  ]);
+  const fresh = await convert(`docker://${server.host}/larger:src`, `oci:${dir}/fresh:x`);
+  assert.equal(larger.descriptor.digest, fresh.descriptor.digest);
+});
+
+test('A layer that the target lost is made again, those above it are not', async (t) => {
+  const { dir, server, convert } = await setUp(t);
+  const source = writeLayout(join(dir, 'src'), TARS);
+  const name = `docker://${server.host}/a:x`;
+  const first = await convert(source, name);
+  const lost = first.layers[1]?.descriptor.digest ?? '';
+  const response = await fetch(`http://${server.host}/v2/a/blobs/${lost}`, { method: 'DELETE' });
+  assert.equal(response.status, 202);
+  const second = await convert(source, name);
+  assert.deepEqual(outcomes(second), [
+    [true, 'exists'],
+    [false, 'pushed'],
+    [true, 'exists'],
+  ]);
+  assert.equal(second.descriptor.digest, first.descriptor.digest);
+});
+
+test('A registry that mounts nothing gets the blobs', async (t) => {
+  const { dir, server, convert } = await setUp(t);
+  const source = writeLayout(join(dir, 'src'), TARS.slice(0, 1));
+  const first = await convert(source, `docker://${server.host}/a:x`);
+  const { digest: gone = '' } = first.layers[0]?.descriptor ?? {};
+  await fetch(`http://${server.host}/v2/a/blobs/${gone}`, { method: 'DELETE' });
+  const second = await convert(source, `docker://${server.host}/b:x`);
+  assert.deepEqual(outcomes(second), [[false, 'pushed']]);
+  assert.deepEqual(readdirSync(join(dir, 'registry', '.obd-uploads')), [], 'no upload is left open');
+});
+
+test('planConversion() finds out the same, and writes nothing', async (t) => {
+  const { dir, server, client, cache, requests, convert } = await setUp(t);
+  const source = writeLayout(join(dir, 'src'), TARS.slice(0, 2));
+  const larger = writeLayout(join(dir, 'larger'), TARS);
+  const plan = async (from: string, repository: string): Promise<string[]> => {
+    const [image, ...more] = await planConversion(
+      openImageSource(from, client),
+      openImageTarget(`docker://${server.host}/${repository}:x`, client),
+      { workDir: dir, virtualSize: 64 * MIB, platform: PLATFORM, cache },
+    );
+    assert.ok(image);
+    assert.equal(more.length, 0);
+    for (const layer of image.layers)
+      if (layer.action === 'convert') assert.equal(layer.unpackedSize, TARS[layer.index]?.length);
+    return image.layers.map(({ action }) => action);
+  };
+  assert.deepEqual(await plan(source, 'a'), ['convert', 'convert']);
+  await convert(source, `docker://${server.host}/a:x`);
+  requests.length = 0;
+  assert.deepEqual(await plan(source, 'a'), ['reuse', 'reuse']);
+  assert.deepEqual(await plan(source, 'b'), ['mount', 'mount']);
+  assert.deepEqual(await plan(larger, 'a'), ['apply', 'apply', 'convert']);
+  assert.deepEqual(
+    requests.filter((request) => !/^(GET|HEAD) /.test(request)),
+    [],
+  );
+});
+
+test('LayerCache keeps apart what differs, forgets what was not used longest, and bears damage', async (t) => {
+  const dir = tempDir(t);
+  const cache = LayerCache.open(dir, 20);
+  const counts = { entries: 1, whiteouts: 0, bytes: 0, droppedXattrs: 0 };
+  const identity = {
+    chainId: digest(Buffer.from('x')),
+    fsType: 'ext4',
+    virtualSize: 1,
+    codec: 1,
+    blockSize: 4096,
+  } as const;
+  const layer = (n: number) => ({ digest: digest(Buffer.from(String(n))), size: n, dataSize: n, counts });
+  cache.note(identity, layer(1), 'h/a');
+  cache.note(identity, layer(1), 'h/b');
+  assert.deepEqual(cache.find(identity)?.places, ['h/b', 'h/a']);
+  // Another blob of the same layer: the places of the old one say nothing of it.
+  cache.note(identity, layer(2), undefined);
+  assert.deepEqual(cache.find(identity)?.places, []);
+  for (const change of [
+    { virtualSize: 2 },
+    { codec: 2 },
+    { blockSize: 8192 },
+    { chainId: digest(Buffer.from('y')) },
+  ])
+    assert.equal(cache.find({ ...identity, ...change }), undefined);
+  for (let i = 0; i < 30; i++) cache.note(identity, layer(2), `h/${i}`);
+  assert.equal(cache.find(identity)?.places.length, 8);
+  for (let virtualSize = 100; virtualSize < 200; virtualSize++)
+    cache.note({ ...identity, virtualSize }, layer(3), 'h/a');
+  assert.ok(cache.size <= 20 && cache.size >= 15, String(cache.size));
+  assert.notEqual(cache.find({ ...identity, virtualSize: 199 }), undefined);
+  // Two processes share it.
+  const other = LayerCache.open(dir);
+  assert.equal(other.find({ ...identity, virtualSize: 199 })?.size, 3);
+  await other.close();
+  await cache.close();
+});
+
+test('A disk that is too small grows until the image fits, the same each time', async (t) => {
+  const { dir, convert } = await setUp(t);
+  const source = writeLayout(join(dir, 'src'), [tarOf([{ path: 'big', content: randomBytes(20 * MIB) }])]);
+  // The start is what four times the packed layers would need: held low by a layer that packs well.
+  const zeros = writeLayout(join(dir, 'zeros'), [
+    tarOf([{ path: 'big', content: Buffer.alloc(30 * MIB, 'abc') }]),
+  ]);
+  const warnings: string[] = [];
+  const grow = { virtualSize: 8 * MIB, growVirtualSize: true, warn: (text: string) => warnings.push(text) };
+  assert.equal((await convert(source, `oci:${dir}/out:a`, grow)).virtualSize, 128 * MIB);
+  assert.deepEqual(warnings, []);
+  const first = await convert(zeros, `oci:${dir}/out:b`, grow);
+  assert.equal(first.virtualSize, 32 * MIB);
+  assert.equal(warnings.length, 2);
+  assert.match(String(warnings[0]), /does not fit on a disk of 8388608 bytes: .* one of 16777216/);
+  const again = await convert(zeros, `oci:${dir}/out:c`, grow);
+  assert.equal(again.descriptor.digest, first.descriptor.digest);
+  // Names may be what runs out: 8 MiB have some thousand inodes.
+  const many = writeLayout(join(dir, 'many'), [
+    tarOf(Array.from({ length: 1500 }, (_, i) => ({ path: `d/${i}` }))),
+  ]);
+  const files = await convert(many, `oci:${dir}/out:d`, grow);
+  assert.ok(Number(files.virtualSize) > 8 * MIB);
+});
+
+test('Layers are fetched ahead of the one that is applied, each once, also when lines break', async (t) => {
+  const { dir, server, convert } = await setUp(t);
+  const tars = Array.from({ length: 6 }, (_, i) => tarOf([{ path: `f${i}`, content: randomBytes(700_000) }]));
+  writeLayout(join(dir, 'registry', 'src'), tars);
+  const local = await convert(writeLayout(join(dir, 'src'), tars), `oci:${dir}/out:local`);
+  const before = server.stats.blobBytes;
+  const result = await convert(`docker://${server.host}/src:src`, `oci:${dir}/out:remote`, {
+    zfile: { blockSize: 4096 },
+  });
+  assert.equal(result.descriptor.digest, local.descriptor.digest);
+  assert.ok(server.stats.blobBytes - before < 6 * 710_000, String(server.stats.blobBytes - before));
+  assert.deepEqual(
+    readdirSync(dir).filter((name) => name.startsWith('.obd')),
+    [],
+  );
+});
