@@ -116,6 +116,46 @@ test('A layer that the target lost is made again, those above it are not', async
   assert.equal(second.descriptor.digest, first.descriptor.digest);
 });
 
+test('Whichever layers are reused, the others come out as they would without', async (t) => {
+  const { dir, server, convert } = await setUp(t);
+  const noise = randomBytes(300_000);
+  const file = (path: string, from: number, to: number) => ({ path, content: noise.subarray(from, to) });
+  const source = writeLayout(join(dir, 'src'), [
+    tarOf([
+      { path: 'd/' },
+      file('d/a', 0, 90_000),
+      file('d/b', 90_000, 100_000),
+      { path: 'z', content: Buffer.alloc(50_000) },
+    ]),
+    tarOf([{ path: 'd/.wh.a' }, file('d/b', 0, 20_000), file('e', 100_000, 190_000)]),
+    tarOf([]),
+    tarOf([
+      { path: '.wh.d' },
+      { path: 'd/' },
+      { path: 'y', content: Buffer.alloc(80_000) },
+      file('x', 5000, 150_000),
+    ]),
+    tarOf([
+      { path: '.wh.x' },
+      file('w', 150_000, 300_000),
+      ...Array.from({ length: 200 }, (_, i) => file(`n/${i}`, i, i + 3)),
+    ]),
+  ]);
+  const name = `docker://${server.host}/a:x`;
+  const first = await convert(source, name);
+  for (const mask of [0b00001, 0b10000, 0b01010, 0b10101, 0b00110, 0b11100]) {
+    const lost = first.layers.filter(({ index }) => ((mask >> index) & 1) === 1);
+    for (const { descriptor } of lost)
+      await fetch(`http://${server.host}/v2/a/blobs/${descriptor.digest}`, { method: 'DELETE' });
+    const again = await convert(source, name);
+    assert.deepEqual(
+      again.layers.map(({ reused }) => reused),
+      first.layers.map(({ index }) => ((mask >> index) & 1) === 0),
+    );
+    assert.equal(again.descriptor.digest, first.descriptor.digest, mask.toString(2));
+  }
+});
+
 test('A registry that mounts nothing gets the blobs', async (t) => {
   const { dir, server, convert } = await setUp(t);
   const source = writeLayout(join(dir, 'src'), TARS.slice(0, 1));
