@@ -104,3 +104,14 @@ int64_t obd_decompress(enum obd_codec codec, const void *in, size_t length, void
     }
     return -EINVAL;
 }
+
+int64_t obd_decompress_start(enum obd_codec codec, const void *in, size_t length, void *out, size_t wanted,
+                             size_t capacity)
+{
+    if (codec != OBD_CODEC_LZ4 || wanted >= capacity)
+        return obd_decompress(codec, in, length, out, capacity);
+    if (length > INT_MAX || capacity > INT_MAX)
+        return -EINVAL;
+    int n = LZ4_decompress_safe_partial(in, out, (int)length, (int)wanted, (int)capacity);
+    return n >= 0 ? n : -EBADMSG;
+}

@@ -19,6 +19,10 @@ size_t obd_codec_bound(enum obd_codec codec, size_t length);
 // does not fit `capacity`, -EINVAL for an unknown codec.
 int64_t obd_compress(enum obd_codec codec, const void *in, size_t length, void *out, size_t capacity);
 int64_t obd_decompress(enum obd_codec codec, const void *in, size_t length, void *out, size_t capacity);
+// The same, but the first `wanted` bytes (at most capacity) are enough: an LZ4 block is not looked at beyond
+// them. The number of bytes written, at least `wanted` unless the block has fewer, or -errno.
+int64_t obd_decompress_start(enum obd_codec codec, const void *in, size_t length, void *out, size_t wanted,
+                             size_t capacity);
 
 #ifdef __cplusplus
 }

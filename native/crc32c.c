@@ -28,13 +28,39 @@ static uint32_t (*implementation)(const unsigned char *, size_t, uint32_t) = crc
 #if defined(__x86_64__)
 #include <nmmintrin.h>
 
+// The instruction takes three cycles but can begin every cycle, so three stretches are summed at once. The
+// sum of a stretch is then moved over the bytes after it, which is linear: shift[i][b] is byte i of a sum
+// having value b, moved over STRETCH bytes.
+enum { STRETCH = 256 };
+static uint32_t shift[4][256];
+
+static uint32_t moved(uint32_t crc)
+{
+    return shift[0][crc & 255] ^ shift[1][(crc >> 8) & 255] ^ shift[2][(crc >> 16) & 255] ^
+           shift[3][crc >> 24];
+}
+
+static uint64_t word_at(const unsigned char *p)
+{
+    uint64_t word;
+    memcpy(&word, p, 8);
+    return word;
+}
+
 __attribute__((target("sse4.2"))) static uint32_t crc_sse42(const unsigned char *p, size_t n, uint32_t crc)
 {
+    for (; n >= 3 * STRETCH; p += 3 * STRETCH, n -= 3 * STRETCH) {
+        uint64_t first = crc, second = 0, third = 0;
+        for (size_t i = 0; i < STRETCH; i += 8) {
+            first = _mm_crc32_u64(first, word_at(p + i));
+            second = _mm_crc32_u64(second, word_at(p + STRETCH + i));
+            third = _mm_crc32_u64(third, word_at(p + 2 * STRETCH + i));
+        }
+        crc = moved(moved((uint32_t)first) ^ (uint32_t)second) ^ (uint32_t)third;
+    }
     uint64_t c = crc;
     while (n >= 8) {
-        uint64_t word;
-        memcpy(&word, p, 8);
-        c = _mm_crc32_u64(c, word);
+        c = _mm_crc32_u64(c, word_at(p));
         p += 8;
         n -= 8;
     }
@@ -57,8 +83,13 @@ __attribute__((constructor)) static void choose(void)
             table[t][i] = table[0][table[t - 1][i] & 255] ^ (table[t - 1][i] >> 8);
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("sse4.2"))
+    if (__builtin_cpu_supports("sse4.2")) {
+        static const unsigned char zeroes[STRETCH];
+        for (int i = 0; i < 4; i++)
+            for (uint32_t b = 0; b < 256; b++)
+                shift[i][b] = crc_tables(zeroes, STRETCH, b << (8 * i));
         implementation = crc_sse42;
+    }
 #endif
 }
 

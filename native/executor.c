@@ -1,4 +1,5 @@
 #include "executor.h"
+#include "block_cache.h"
 #include "codec.h"
 #include "crc32c.h"
 #include "file_speed.h"
@@ -230,11 +231,40 @@ static int same_block(const struct read_step *a, const struct read_step *b)
            a->codec == b->codec && a->plain == b->plain;
 }
 
-static int unpack(const struct read_step *s, const unsigned char *stored, unsigned char *into)
+// Unpacks a block, or at least its first `wanted` bytes.
+static int unpack(const struct read_step *s, const unsigned char *stored, unsigned char *into,
+                  uint32_t wanted)
 {
-    return obd_decompress((enum obd_codec)(s->codec & 15), stored,
-                          s->stored - (s->codec & READ_CRC_CHECKED ? CRC_LENGTH : 0), into,
-                          s->plain) == (int64_t)s->plain;
+    size_t body = s->stored - (s->codec & READ_CRC_CHECKED ? CRC_LENGTH : 0);
+    int64_t n = obd_decompress_start((enum obd_codec)(s->codec & 15), stored, body, into, wanted, s->plain);
+    return n >= (int64_t)wanted && n <= (int64_t)s->plain;
+}
+
+static struct block_key key_of(const struct read_step *s)
+{
+    return (struct block_key){s->file_offset, s->fd, s->codec, s->stored, s->plain};
+}
+
+// Unpacks a block of which a part is wanted. Where its checksum vouches for it, no more than that part is
+// unpacked at first, and the block is kept: when more of it is wanted, all of it is.
+static const unsigned char *unpack_part(const struct read_step *s, const unsigned char *stored,
+                                        struct execute_scratch *scratch, int all)
+{
+    uint32_t wanted = s->plain;
+    if (!(s->codec & READ_CRC_CHECKED))
+        return unpack(s, stored, scratch->plain, wanted) ? scratch->plain : NULL;
+    unsigned char *into = NULL;
+    struct block_key key = key_of(s);
+    if (!all && !(scratch->cache && block_cache_has(scratch->cache, &key)))
+        wanted = s->skip + s->length;
+    if (scratch->cache)
+        into = block_cache_put(scratch->cache, &key);
+    if (!into)
+        return unpack(s, stored, scratch->plain, wanted) ? scratch->plain : NULL;
+    if (!unpack(s, stored, into, wanted))
+        return NULL;
+    block_cache_set(scratch->cache, wanted);
+    return into;
 }
 
 // Packed blocks first..last (exclusive), whose stored bytes lie in scratch->stored one after another.
@@ -242,34 +272,45 @@ static enum execute_result unpack_run(const struct read_step *s, const struct re
                                       struct cursor *c, struct execute_scratch *scratch)
 {
     const uint64_t start = s->file_offset;
-    const struct read_step *in_plain = NULL; // the block that scratch->plain holds
+    const struct read_step *whole = NULL; // a block that is unpacked, wholly
+    const unsigned char *plain = NULL;    // its bytes
     for (; s < end; s++) {
-        const unsigned char *stored = scratch->stored + (s->file_offset - start);
-        if (in_plain && same_block(in_plain, s)) {
-            if (!place(c, scratch->plain + s->skip, s->length))
+        if (whole && same_block(whole, s)) {
+            if (!place(c, plain + s->skip, s->length))
                 return EXECUTE_BAD;
             continue;
         }
+        const unsigned char *stored = scratch->stored + (s->file_offset - start);
         if (s->codec & READ_CRC_CHECKED) {
             uint32_t body = s->stored - CRC_LENGTH, expected;
             memcpy(&expected, stored + body, CRC_LENGTH); // little-endian, as every host we build for
             if (obd_crc32c(stored, body, CRC_SEED) != expected)
                 return EXECUTE_BAD;
         }
-        unsigned char *direct = NULL;
-        if (s->length == s->plain && !(s + 1 < end && same_block(s, s + 1)))
-            direct = contiguous(c, s->length);
+        const int again = s + 1 < end && same_block(s, s + 1);
+        unsigned char *direct = s->length == s->plain && !again ? contiguous(c, s->length) : NULL;
         if (direct) {
-            if (!unpack(s, stored, direct))
+            if (!unpack(s, stored, direct, s->plain))
                 return EXECUTE_BAD;
             c->offset += s->length;
-        } else {
-            in_plain = s;
-            if (!unpack(s, stored, scratch->plain) || !place(c, scratch->plain + s->skip, s->length))
-                return EXECUTE_BAD;
+            continue;
         }
+        plain = s->length == s->plain ? (unpack(s, stored, scratch->plain, s->plain) ? scratch->plain : NULL)
+                                      : unpack_part(s, stored, scratch, again);
+        if (!plain || !place(c, plain + s->skip, s->length))
+            return EXECUTE_BAD;
+        whole = again ? s : NULL;
     }
     return EXECUTE_DONE;
+}
+
+// Bytes of a block that was kept; NULL if they were not.
+static const unsigned char *kept(const struct read_step *s, struct execute_scratch *scratch)
+{
+    if (!scratch->cache || s->length == s->plain || !(s->codec & READ_CRC_CHECKED))
+        return NULL;
+    struct block_key key = key_of(s);
+    return block_cache_get(scratch->cache, &key, s->skip + s->length);
 }
 
 enum execute_result obd_execute(const struct read_step *steps, size_t count, const struct iovec *iov,
@@ -283,6 +324,13 @@ enum execute_result obd_execute(const struct read_step *steps, size_t count, con
         const struct read_step *first = &steps[i];
         if (first->codec == READ_ZERO) {
             if (!place(&c, NULL, first->length))
+                return EXECUTE_BAD;
+            i++;
+            continue;
+        }
+        const unsigned char *plain = kept(first, scratch);
+        if (plain) {
+            if (!place(&c, plain + first->skip, first->length))
                 return EXECUTE_BAD;
             i++;
             continue;

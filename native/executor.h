@@ -56,6 +56,8 @@ struct execute_scratch {
     unsigned char *plain;  // EXECUTE_MAX_BLOCK
     // What is known of the files' speed (file_speed.h); NULL on threads that may wait.
     struct file_speeds *speeds;
+    // Blocks wanted in part, kept for the next part (block_cache.h); NULL: none are kept.
+    struct block_cache *cache;
     int waited; // set when a read took as long as one that waits for a disk
 };
 int obd_scratch_init(struct execute_scratch *s); // 0 or -ENOMEM

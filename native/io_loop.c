@@ -27,7 +27,8 @@ int io_loop_create(int wake_fd, struct io_loop **out)
         r = io_pool_create(loop->done_fd, &loop->pool);
     if (r == 0) {
         loop->scratch.speeds = calloc(1, sizeof *loop->scratch.speeds);
-        if (!loop->scratch.speeds)
+        loop->scratch.cache = block_cache_create();
+        if (!loop->scratch.speeds || !loop->scratch.cache)
             r = -ENOMEM;
     }
     if (r == 0)
@@ -56,6 +57,7 @@ void io_loop_destroy(struct io_loop *loop)
     if (loop->done_fd >= 0)
         close(loop->done_fd);
     free(loop->scratch.speeds);
+    block_cache_destroy(loop->scratch.cache);
     obd_scratch_free(&loop->scratch);
     free(loop->retries);
     free(loop);

@@ -1,6 +1,7 @@
 // Inside of the I/O loop, shared by io_loop.c (queues, commands), io_loop_plan.c (plans and the pool) and
 // io_loop_wait.c (waiting, fetching, telling).
 #pragma once
+#include "block_cache.h"
 #include "file_speed.h"
 #include "io_loop.h"
 #include "io_pool.h"
@@ -76,5 +77,5 @@ void io_loop_kick(struct io_loop *loop);
 // io_loop_plan.c
 // Completes what the pool has finished, and marks for telling what it could not.
 void io_loop_drain_pool(struct io_loop *loop);
-// File descriptors may name other files from now on, or their bytes may change.
+// File descriptors may name other files from now on.
 void io_loop_forget_files(struct io_loop *loop);

@@ -238,4 +238,5 @@ int io_loop_execute(struct io_loop *loop, const struct io_planned *batch, size_t
 void io_loop_forget_files(struct io_loop *loop)
 {
     file_speed_forget(loop->scratch.speeds);
+    block_cache_clear(loop->scratch.cache);
 }

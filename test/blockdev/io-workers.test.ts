@@ -178,6 +178,47 @@ test('IoWorkers ask the image where a stored block ends with the file, unpacks t
   }
 });
 
+test('a descriptor that names another file later does not give the bytes of the one before', async () => {
+  const one = new IoWorkers({ logger: silentLogger, count: 1, plannerModule });
+  const length = 32 * BLOCK;
+  let before = '';
+  try {
+    for (const fill of [1, 2]) {
+      const bytes = new Uint8Array(length).map((_, i) => (i % 7) + fill);
+      const packed = new Uint8Array(compressBound(Codec.LZ4, length) + 4);
+      const n = compress(Codec.LZ4, bytes, packed);
+      new DataView(packed.buffer).setUint32(n, crc32c(packed.subarray(0, n), 100007), true);
+      const path = join(dir, `file-${fill}`);
+      writeFileSync(path, packed.subarray(0, n + 4));
+      const opened = openSync(path, 'r');
+      assert.ok(before === '' || before === `${opened} ${n}`, 'number and length are the same again');
+      before = `${opened} ${n}`;
+      const blocks = packTable([{ offset: 0, stored: n + 4, codec: Codec.LZ4 | CRC_CHECKED }]);
+      const planner = { fd: opened, blockSize: length, blocks };
+      const blob = new Recorder(bytes);
+      const frontEnd = new MemoryFrontEnd(() => Promise.resolve(new BlockDevice(blob, { planner })), one);
+      const attachment = await frontEnd.attach({ configPath: '/image', id: '1' });
+      try {
+        for (const offset of [512, 65536, 0, 512, 30 * BLOCK]) {
+          const { status, data } = await attachment.client.read(offset, 1536);
+          assert.equal(status, 0);
+          assert.deepEqual(
+            data,
+            Buffer.from(bytes.subarray(offset, offset + 1536)),
+            `file ${fill}, ${offset}`,
+          );
+        }
+        assert.deepEqual(blob.asked, []);
+      } finally {
+        await attachment.detach();
+        closeSync(opened);
+      }
+    }
+  } finally {
+    await one.close();
+  }
+});
+
 test('IoWorkers.quiesce() comes after the reads planned before it', async () => {
   const attachment = await attach(new Recorder(plain), packTable(stored));
   const order: string[] = [];

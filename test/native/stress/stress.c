@@ -3,6 +3,8 @@
 // checks every byte, and against one that breaks the protocol.
 //
 //   stress FILE SEED        FILE is written to and equals the device
+#include "codec.h"
+#include "crc32c.h"
 #include "executor.h"
 #include "fake_ring.h"
 #include "io_loop.h"
@@ -21,7 +23,8 @@ enum { SIZE = 4 << 20, EVENTS = 64, PLAN = 4096 };
 
 static uint64_t state;
 static int file;
-static int closed; // queues that the loop has let go of
+static int written; // the packed files are no longer as the device is
+static int closed;  // queues that the loop has let go of
 
 static uint64_t rnd(void)
 {
@@ -53,6 +56,61 @@ static double nonsense(void)
     double d;
     memcpy(&d, &bits, sizeof d);
     return rnd() % 2 ? values[rnd() % 9] : d;
+}
+
+// The device once more, in packed blocks one after another.
+static struct packed {
+    int fd, codec, block, checked;
+    uint32_t at[SIZE / 4096 + 1];
+} packed[] = {
+    {.codec = READ_LZ4, .block = 4096, .checked = 1},   {.codec = READ_LZ4, .block = 32768, .checked = 1},
+    {.codec = READ_LZ4, .block = 32768, .checked = 0},  {.codec = READ_ZSTD, .block = 4096, .checked = 1},
+    {.codec = READ_ZSTD, .block = 65536, .checked = 0}, {.codec = READ_RAW, .block = 8192, .checked = 1},
+};
+enum { PACKED = sizeof packed / sizeof packed[0] };
+
+static void pack(struct packed *p, const char *path)
+{
+    char *name, plain[65536], stored[80000];
+    check(asprintf(&name, "%s.%d-%d-%d", path, p->codec, p->block, p->checked) > 0, "asprintf");
+    p->fd = open(name, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    free(name);
+    for (int b = 0; b < SIZE / p->block; b++) {
+        check(pread(file, plain, (size_t)p->block, (off_t)b * p->block) == p->block, "pread");
+        int64_t n =
+            obd_compress((enum obd_codec)p->codec, plain, (size_t)p->block, stored, sizeof stored - 4);
+        check(n > 0, "compress");
+        if (p->checked) {
+            uint32_t crc = obd_crc32c(stored, (size_t)n, 100007);
+            memcpy(stored + n, &crc, 4);
+            n += 4;
+        }
+        check(pwrite(p->fd, stored, (size_t)n, p->at[b]) == n, "pwrite");
+        p->at[b + 1] = p->at[b] + (uint32_t)n;
+    }
+    fsync(p->fd);
+}
+
+// Descriptors of a range; their number.
+static size_t plan_packed(const struct packed *p, uint64_t offset, uint64_t length, struct read_descriptor *d)
+{
+    size_t n = 0;
+    for (uint64_t at = offset, end = offset + length; at < end;) {
+        uint64_t b = at / (uint64_t)p->block, skip = at % (uint64_t)p->block;
+        uint64_t part = (uint64_t)p->block - skip < end - at ? (uint64_t)p->block - skip : end - at;
+        if (rnd() % 16 == 0 && part > 512)
+            part = 512; // two descriptors of one block
+        d[n++] = (struct read_descriptor){p->fd,
+                                          p->at[b],
+                                          p->at[b + 1] - p->at[b],
+                                          p->codec + (p->checked ? READ_CRC_CHECKED : 0),
+                                          p->block,
+                                          (double)skip,
+                                          (double)part,
+                                          (double)(at - offset)};
+        at += part;
+    }
+    return n;
 }
 
 struct server {
@@ -89,11 +147,15 @@ static void *serve(void *arg)
                 }
                 batch[planned] = (struct io_planned){e->id, (double)used, 0};
                 uint64_t step = 512 * (1 + rnd() % 16);
-                for (uint64_t at = 0; at < (uint64_t)e->length; at += step) {
-                    double part = at + step > (uint64_t)e->length ? e->length - (double)at : (double)step;
-                    plan[used++] = (struct read_descriptor){
-                        file, e->offset + (double)at, part, READ_RAW, part, 0, part, (double)at};
-                }
+                if (!written && way > 3)
+                    used += plan_packed(&packed[rnd() % PACKED], (uint64_t)e->offset, (uint64_t)e->length,
+                                        plan + used);
+                else
+                    for (uint64_t at = 0; at < (uint64_t)e->length; at += step) {
+                        double part = at + step > (uint64_t)e->length ? e->length - (double)at : (double)step;
+                        plan[used++] = (struct read_descriptor){
+                            file, e->offset + (double)at, part, READ_RAW, part, 0, part, (double)at};
+                    }
                 batch[planned].count = (double)used - batch[planned].first;
                 if (way == 1)
                     for (int field = 0; field < 3; field++) {
@@ -156,11 +218,15 @@ static void run(const struct fake_ring_options *o, const struct fake_ring_load *
     pthread_t thread;
     uint64_t seed = rnd();
     closed = 0;
+    written |= load->writes > 0;
     check(pthread_create(&thread, NULL, serve, &s) == 0, "thread");
     if (attack)
         fake_ring_attack(victim, attack, seed);
     struct fake_ring_result r;
     posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED); // some of it goes to the pool
+    for (int i = 0; i < PACKED; i++)
+        if (seed >> i & 1)
+            posix_fadvise(packed[i].fd, 0, 0, POSIX_FADV_DONTNEED);
     fake_ring_run(ring, load, &r);
     if (r.error || r.failed || r.wrong || r.violations)
         fprintf(stderr, "error %d, failed %d, wrong %d, violations %d\n", r.error, (int)r.failed,
@@ -213,22 +279,26 @@ int main(int argc, char **argv)
     check(file >= 0 && ftruncate(file, SIZE) == 0, "open");
     for (int i = 0; i < SIZE; i += 8) {
         uint64_t v = rnd() << 32 | rnd();
+        if (i / 4096 % 2) // every other page can be packed
+            v &= 0x0f000f00000f0fff;
         check(pwrite(file, &v, 8, i) == 8, "fill");
     }
     fsync(file);
+    for (int i = 0; i < PACKED; i++)
+        pack(&packed[i], argv[1]);
     fuzz_scsi();
-    struct fake_ring_options options = {32768, 512, SIZE, 0, file};
+    struct fake_ring_options options = {32768, 2048, SIZE, 0, file};
     for (int i = 0; i < 12; i++) {
         struct fake_ring_load load = {
             .depth = i % 3 == 0 ? 1 : 1 + (uint32_t)(rnd() % 300),
-            .length = 512 * (1 + (uint32_t)(rnd() % 64)),
+            .length = 512 * (1 + (uint32_t)(rnd() % (i % 3 == 1 ? 512 : 64))),
             .operations = 400,
             .writes = 0,
             .sequential = i % 4 == 0,
             .scatter = i % 2,
             .seed = rnd(),
         };
-        if (i == 5 || i == 7) { // overlapping is avoided, so few at a time
+        if (i == 8 || i == 10) { // overlapping is avoided, so few at a time
             load.depth = 4;
             load.writes = 40;
         }
@@ -239,6 +309,8 @@ int main(int argc, char **argv)
         for (int i = 0; i < (attack == ATTACK_GARBAGE ? 8 : 1); i++)
             run(&options, &small, attack, 0);
     close(file);
+    for (int i = 0; i < PACKED; i++)
+        close(packed[i].fd);
     puts("done");
     return 0;
 }
