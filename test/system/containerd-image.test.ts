@@ -14,7 +14,7 @@ test('obdconv reads and writes containerd’s images', { skip: noLab, timeout: 3
   const convert = (from: string, to: string): Promise<string> =>
     lab.run('obdconv', '-a', node.address, '--plain-http', '--quiet', '--workdir', node.dir, from, to);
   await pushImage(fixture('debian', 'oci-src'), plain);
-  await node.ctr('image', 'pull', '--plain-http', '--snapshotter', 'native', plain);
+  await node.ctr('content', 'fetch', '--plain-http', plain);
 
   await t.test('an image of containerd becomes another, which is pushed, pulled lazily and run', async () => {
     await convert(`containerd:${plain}`, `containerd:${obd}`);
