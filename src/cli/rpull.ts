@@ -24,7 +24,7 @@ import { interruptible } from './stop-signal.js';
 import { formatDuration, formatSize, formatTable } from './units.js';
 
 interface PullFlags extends RegistryOptions, ContainerdOptions, LoginOptions {
-  readonly snapshotter: string;
+  readonly snapshotter?: string;
   readonly platform?: string;
   readonly downloadBlobs?: boolean;
   readonly skipVerify?: boolean;
@@ -75,11 +75,7 @@ Example:
 function configure(command: Command): Command {
   command
     .argument('<reference>', 'HOST/REPOSITORY:TAG; the image has this name in containerd')
-    .addOption(
-      new Option('--snapshotter <name>', 'where layers go')
-        .env('CONTAINERD_SNAPSHOTTER')
-        .default('overlaybd'),
-    )
+    .option('--snapshotter <name>', 'where layers go (default: $CONTAINERD_SNAPSHOTTER or "overlaybd")')
     .option('--platform <os/arch>', "which image of an index (default: Linux on this machine's architecture)")
     .addOption(
       new Option('--label <key=value>', "label of the image's record; repeatable").argParser(addLabel),
@@ -146,7 +142,7 @@ async function pull(reference: string, flags: PullFlags, whole: boolean): Promis
     const result = await interruptible(async (signal) => {
       client = await ContainerdClient.connect(flags, { signal });
       return pullImage(client, new RegistryImage(registry, parsed), {
-        snapshotter: flags.snapshotter,
+        snapshotter: flags.snapshotter ?? (process.env['CONTAINERD_SNAPSHOTTER'] || 'overlaybd'),
         platform,
         fetchAll: whole,
         downloadBlobs: whole || flags.downloadBlobs === true,
