@@ -202,6 +202,86 @@ test('requests outside the device get EINVAL and too large reads EOVERFLOW', asy
   }
 });
 
+test('a command with flags that are not its own gets EINVAL, and the connection goes on', async (t) => {
+  const server = await serve(t, randomBytes(8192), true);
+  const flagged = (command: number, bits: number, length: number): Buffer => {
+    const bytes = request(command, 0n, length);
+    bytes.writeUInt16BE(bits, 4);
+    return bytes;
+  };
+  const commands = [
+    flagged(0, 2, 512),
+    flagged(6, 16, 512),
+    flagged(3, 8, 0),
+    flagged(6, 3, 512),
+    flagged(4, 1, 512),
+  ];
+  const reply = await talk(server, start, ...commands);
+  const errors = commands.map((_, i) => reply.readUInt32BE(28 + 16 * i + 4));
+  assert.deepEqual([reply.length, errors.sort()], [28 + 16 * 5, [0, 0, 22, 22, 22]]);
+});
+
+test('a flush speaks for what every connection has written', async (t) => {
+  const bytes = new Uint8Array(1 << 20);
+  let unflushed = 0;
+  class Flushing extends WritableMemoryBlob {
+    override async write(offset: number, from: Uint8Array): Promise<void> {
+      await super.write(offset, from);
+      unflushed++;
+    }
+    override async flush(): Promise<void> {
+      unflushed = 0;
+    }
+  }
+  const dir = mkdtempSync(join(tmpdir(), 'nbd-'));
+  t.after(() => {
+    rmSync(dir, { recursive: true });
+  });
+  const server = await NbdServer.listen(new BlockDevice(new Flushing(bytes)), join(dir, 's'), silentLogger);
+  t.after(() => server.close());
+  const payload = Buffer.alloc(512, 7);
+  await talk(server, start, request(1, 4096n, 512), payload);
+  await talk(server, start, request(1, 8192n, 512), payload);
+  assert.equal(unflushed, 2);
+  await talk(server, start, request(3, 0n, 0));
+  assert.equal(unflushed, 0);
+  const read = await talk(server, start, request(0, 4096n, 512));
+  assert.ok(read.subarray(44).equals(payload));
+});
+
+test('connections beyond the bound are turned away, and those before them are served', async (t) => {
+  const server = await serve(t, randomBytes(8192), true);
+  const idle = Array.from({ length: 64 }, () => connect(server.socketPath));
+  t.after(() => {
+    for (const socket of idle) socket.destroy();
+  });
+  await Promise.all(idle.map((socket) => new Promise((resolve) => socket.once('data', resolve))));
+  assert.equal(server.connections, 64);
+  let heard = 0;
+  const turnedAway = connect(server.socketPath).on('data', (data: Buffer) => (heard += data.length));
+  await new Promise((resolve) => turnedAway.once('close', resolve));
+  assert.equal(heard, 0);
+  const [first] = idle;
+  const answer = new Promise<Buffer>((resolve) => first?.once('data', resolve));
+  first?.write(start);
+  assert.equal((await answer).length, 10);
+});
+
+test('a client that takes no replies is read from no more, and does not keep the server from closing', async (t) => {
+  const server = await serve(t, randomBytes(4 << 20), true);
+  const deaf = connect(server.socketPath).on('error', () => undefined); // cut off at the end
+  deaf.pause();
+  deaf.write(start);
+  const reads = Buffer.concat(Array.from({ length: 1000 }, () => request(0, 0n, 4 << 20)));
+  for (let i = 0; i < 400; i++) deaf.write(reads);
+  await talk(server, start, request(0, 0n, 512));
+  for (let i = 0; i < 50 && deaf.writableLength === 0; i++) await talk(server, start, request(0, 0n, 512));
+  assert.ok(deaf.writableLength > 0, 'the server has stopped reading');
+  assert.ok(process.memoryUsage().rss < 2 ** 30);
+  await server.close();
+  deaf.destroy();
+});
+
 test('unknown and malformed options are answered, and the handshake goes on', async (t) => {
   const server = await serve(t, randomBytes(8192), true);
   const junk = Buffer.from([0, 0, 0, 9, 1]);
@@ -212,12 +292,20 @@ test('unknown and malformed options are answered, and the handshake goes on', as
     option(7, junk),
     option(10, junk),
     option(8, junk),
+    option(3, junk),
+    option(3),
+    option(10, Buffer.alloc(8)),
+    option(8),
+    option(10, Buffer.alloc(8)),
     option(2),
   );
   const kinds = [];
   for (let at = 18; at < reply.length; at += 20 + reply.readUInt32BE(at + 16))
     kinds.push(reply.readUInt32BE(at + 12));
-  assert.deepEqual(kinds, [0x80000001, 0x80000003, 0x80000003, 0x80000003, 1]);
+  assert.deepEqual(
+    kinds,
+    [0x80000001, 0x80000003, 0x80000003, 0x80000003, 0x80000003, 2, 1, 0x80000003, 1, 1, 1],
+  );
 });
 
 test('NbdServer.listen() replaces a dead socket and refuses a live one or a file', async (t) => {

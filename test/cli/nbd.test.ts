@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
-import { execFile, spawn, type ChildProcess } from 'node:child_process';
+import { execFile, spawn, spawnSync, type ChildProcess } from 'node:child_process';
+import { randomFillSync } from 'node:crypto';
 import { once } from 'node:events';
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -20,6 +21,12 @@ const noClients = missing({
   'qemu-img': 'qemu-utils',
   'qemu-io': 'qemu-utils',
 });
+
+/** For node:test's `skip`. */
+function noNbdEngine(): string | false {
+  const engines = spawnSync('fio', ['--enghelp'], { encoding: 'utf8' }).stdout;
+  return !/^\s*nbd$/m.test(engines) && 'this fio has no nbd engine';
+}
 
 interface Server {
   readonly uri: string;
@@ -123,6 +130,65 @@ for (const kind of ['append', 'sparse'] as const)
     assert.equal((await server.stop()).status, 0);
     assert.ok(!readdirSync(dir).some((name) => name.includes('damaged')));
   });
+
+for (const kind of ['append', 'sparse'] as const)
+  test(
+    `fio finds every byte that it wrote to a disk on ${kind} layers over NBD`,
+    { skip: missing({ fio: 'fio' }) || noNbdEngine() },
+    async (t) => {
+      const dir = tempDir(t);
+      const paths = { data: join(dir, 'data'), index: join(dir, 'index') };
+      const made =
+        kind === 'append'
+          ? await AppendLayer.create(paths, { virtualSize: 64 << 20 })
+          : await SparseLayer.create(paths.data, { virtualSize: 64 << 20 });
+      await made.close();
+      const config = join(dir, 'image.json');
+      writeFileSync(config, JSON.stringify({ lowers: [], upper: paths }));
+      const fio = (...args: string[]): Promise<unknown> =>
+        run('fio', [
+          ...['--name=x', '--ioengine=nbd', `--uri=${server.uri}`, '--iodepth=32', '--verify_fatal=1'],
+          ...['--rw=randwrite', '--bsrange=512-64k', '--blockalign=512', '--size=16m', '--randseed=5'],
+          ...args,
+        ]);
+      let server = await serve(t, dir, '--config', config);
+      await fio('--verify=sha256', '--loops=2', '--fsync=64');
+      await fio('--verify=crc32c', '--do_verify=0');
+      assert.deepEqual(await server.stop(), { status: 0, stderr: '' });
+      if (kind === 'append')
+        await run(process.execPath, [join(checkout, 'bin/obd'), 'compact', '--quiet', '--config', config]);
+      server = await serve(t, dir, '--config', config, '--read-only');
+      await fio('--verify=crc32c', '--verify_only=1');
+      assert.deepEqual(await server.stop(), { status: 0, stderr: '' });
+    },
+  );
+
+test('qemu-img converts to and from an image over NBD', { skip: noClients }, async (t) => {
+  const dir = tempDir(t);
+  const at = (name: string): string => join(dir, name);
+  const disk = Buffer.alloc(24 << 20);
+  for (let i = 0; i < disk.length; i += 3 << 20) randomFillSync(disk, i, 1 << 20);
+  writeFileSync(at('raw'), disk);
+  const paths = { data: at('data'), index: at('index') };
+  await (await AppendLayer.create(paths, { virtualSize: disk.length })).close();
+  writeFileSync(at('image.json'), JSON.stringify({ lowers: [], upper: paths }));
+  const server = await serve(t, dir, '--config', at('image.json'));
+  await run('qemu-img', ['convert', '-n', '-W', '-m', '8', '-f', 'raw', '-O', 'raw', at('raw'), server.uri]);
+  await run('qemu-img', ['compare', '-f', 'raw', '-F', 'raw', at('raw'), server.uri]);
+  await run('qemu-img', ['convert', '-f', 'raw', '-O', 'qcow2', server.uri, at('qcow2')]);
+  await run('qemu-img', ['compare', '-f', 'raw', '-F', 'qcow2', at('raw'), at('qcow2')]);
+  await run('nbdcopy', ['--connections=4', '--flush', at('raw'), server.uri]);
+  await run('nbdcopy', ['--connections=4', server.uri, at('back')]);
+  assert.ok(readFileSync(at('back')).equals(disk));
+  const list = JSON.parse((await run('nbdinfo', ['--list', '--json', server.uri])).stdout) as {
+    exports: { 'export-name': string; can_multi_conn: boolean }[];
+  };
+  assert.deepEqual(
+    list.exports.map((e) => [e['export-name'], e.can_multi_conn]),
+    [['', true]],
+  );
+  assert.deepEqual(await server.stop(), { status: 0, stderr: '' });
+});
 
 test('obd nbd says why it cannot serve', (t) => {
   const dir = tempDir(t);

@@ -78,6 +78,10 @@ export async function handshake(
         reply(OptionReply.ACK);
         return undefined;
       case Option.LIST:
+        if (length > 0) {
+          reply(OptionReply.ERR_INVALID);
+          break;
+        }
         reply(OptionReply.SERVER, Buffer.alloc(4)); // one export with the empty name
         reply(OptionReply.ACK);
         break;

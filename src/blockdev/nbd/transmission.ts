@@ -33,6 +33,17 @@ const MAX_BYTES_IN_FLIGHT = 2 * MAX_PAYLOAD;
 const MAX_EXTENTS = 8192;
 /** Zeroes are written in pieces of this size where the device cannot discard. */
 const ZERO_PIECE = 1 << 20;
+const ZEROES = new Uint8Array(ZERO_PIECE);
+/** The flags that mean something with a command; FUA is allowed with every one, and matters to those that write. */
+const FLAGS: Readonly<Partial<Record<number, number>>> = {
+  [Command.READ]: CommandFlag.FUA | CommandFlag.DF,
+  [Command.WRITE]: CommandFlag.FUA,
+  [Command.FLUSH]: CommandFlag.FUA,
+  [Command.TRIM]: CommandFlag.FUA,
+  [Command.CACHE]: CommandFlag.FUA,
+  [Command.WRITE_ZEROES]: CommandFlag.FUA | CommandFlag.NO_HOLE,
+  [Command.BLOCK_STATUS]: CommandFlag.FUA | CommandFlag.REQ_ONE,
+};
 
 /** Serves commands until the client disconnects or breaks the protocol. Waits for the commands in flight. */
 export async function transmission(
@@ -130,6 +141,8 @@ async function execute(
   payload: Buffer | undefined,
 ): Promise<Buffer[]> {
   const { command, offset, length, cookie, flags } = request;
+  if ((flags & ~(FLAGS[command] ?? 0)) !== 0)
+    throw new RequestError(NbdError.EINVAL, `Command ${command} with flags ${flags}`);
   const done = (): Buffer[] => [
     negotiated.structuredReplies ? chunkHeader(cookie, Chunk.NONE, Chunk.DONE, 0) : simpleReply(cookie, 0),
   ];
@@ -161,7 +174,7 @@ async function execute(
       if ((flags & CommandFlag.NO_HOLE) === 0) await device.discard(offset, length);
       else
         for (let at = 0; at < length; at += ZERO_PIECE)
-          await device.write(offset + at, Buffer.alloc(Math.min(ZERO_PIECE, length - at)));
+          await device.write(offset + at, ZEROES.subarray(0, Math.min(ZERO_PIECE, length - at)));
       return durable();
     case Command.CACHE: {
       // Reading is what fills the cache.
