@@ -23,6 +23,7 @@ void Ext4Image::Register(Napi::Env env, Napi::Object exports)
                                              InstanceMethod("readdir", &Ext4Image::Readdir),
                                              InstanceMethod("readlink", &Ext4Image::Readlink),
                                              InstanceMethod("read", &Ext4Image::Read),
+                                             InstanceMethod("extents", &Ext4Image::Extents),
                                              InstanceMethod("parent", &Ext4Image::Parent),
                                              InstanceMethod("make", &Ext4Image::Make),
                                              InstanceMethod("symlink", &Ext4Image::Symlink),

@@ -136,6 +136,7 @@ class Ext4Image : public Napi::ObjectWrap<Ext4Image>
     Napi::Value Readdir(const Napi::CallbackInfo &info);
     Napi::Value Readlink(const Napi::CallbackInfo &info);
     Napi::Value Read(const Napi::CallbackInfo &info);
+    Napi::Value Extents(const Napi::CallbackInfo &info);
     Napi::Value Parent(const Napi::CallbackInfo &info);
     Napi::Value Make(const Napi::CallbackInfo &info);
     Napi::Value Symlink(const Napi::CallbackInfo &info);

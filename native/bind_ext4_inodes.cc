@@ -102,6 +102,23 @@ Napi::Value Ext4Image::Read(const Napi::CallbackInfo &info)
         [got](Napi::Env env) -> Napi::Value { return Napi::Number::New(env, (double)*got); }, into);
 }
 
+// Flat triples: offset, place in the image, length.
+Napi::Value Ext4Image::Extents(const Napi::CallbackInfo &info)
+{
+    std::vector<double> runs;
+    Check(info.Env(), ext4_extents(
+                          Get(info.Env()), Inode(info, 0),
+                          [](void *context, uint64_t offset, uint64_t physical, uint64_t length) {
+                              auto *out = static_cast<std::vector<double> *>(context);
+                              out->insert(out->end(), {(double)offset, (double)physical, (double)length});
+                              return 0;
+                          },
+                          &runs));
+    auto array = Napi::Float64Array::New(info.Env(), runs.size());
+    std::copy(runs.begin(), runs.end(), array.Data());
+    return array;
+}
+
 Napi::Value Ext4Image::Parent(const Napi::CallbackInfo &info)
 {
     uint32_t parent = 0;

@@ -152,3 +152,45 @@ int ext4_extent_load(struct ext4_image *image, uint32_t inode, struct ext2_inode
         return load.error;
     return e ? ext4_fail(image, e, "Cannot walk the blocks of inode %u", inode) : 0;
 }
+
+// The extents of an inode that has a tree; those that are only reserved are skipped.
+static int walk_tree(struct ext4_image *image, uint32_t inode,
+                     int (*extent)(void *context, uint64_t offset, uint64_t physical, uint64_t length),
+                     void *context)
+{
+    ext2_extent_handle_t handle;
+    struct ext2fs_extent x;
+    int result = 0;
+    errcode_t e = ext2fs_extent_open(image->fs, inode, &handle);
+    if (e)
+        return ext4_fail(image, e, "Cannot open the extents of inode %u", inode);
+    for (e = ext2fs_extent_get(handle, EXT2_EXTENT_ROOT, &x); !e && !result;
+         e = ext2fs_extent_get(handle, EXT2_EXTENT_NEXT, &x)) {
+        if ((x.e_flags & (EXT2_EXTENT_FLAGS_LEAF | EXT2_EXTENT_FLAGS_UNINIT)) == EXT2_EXTENT_FLAGS_LEAF)
+            result =
+                extent(context, x.e_lblk * EXT4_BLOCK, x.e_pblk * EXT4_BLOCK, (uint64_t)x.e_len * EXT4_BLOCK);
+    }
+    ext2fs_extent_free(handle);
+    if (result || e == EXT2_ET_EXTENT_NO_NEXT || e == EXT2_ET_NO_CURRENT_NODE)
+        return result;
+    return e ? ext4_fail(image, e, "Cannot walk the extents of inode %u", inode) : 0;
+}
+
+int ext4_extents(struct ext4_image *image, uint32_t inode,
+                 int (*extent)(void *context, uint64_t offset, uint64_t physical, uint64_t length),
+                 void *context)
+{
+    struct ext2_inode_large content;
+    struct extent_list list = {0};
+    int e = ext4_get_inode(image, inode, &content);
+    if (e)
+        return e;
+    if (content.i_flags & EXT4_EXTENTS_FL)
+        return walk_tree(image, inode, extent, context);
+    e = ext4_extent_load(image, inode, &content, &list, 0);
+    for (size_t i = 0; i < list.count && !e; i++)
+        e = extent(context, (uint64_t)list.at[i].logical * EXT4_BLOCK, list.at[i].physical * EXT4_BLOCK,
+                   (uint64_t)list.at[i].length * EXT4_BLOCK);
+    ext4_extent_free(&list);
+    return e;
+}

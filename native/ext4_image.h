@@ -84,6 +84,11 @@ int ext4_readdir(struct ext4_image *image, uint32_t directory,
 int ext4_readlink(struct ext4_image *image, uint32_t inode, char *into, size_t capacity, size_t *length);
 int ext4_read(struct ext4_image *image, uint32_t inode, uint64_t offset, void *into, size_t length,
               size_t *got);
+// The stored runs of a file, in bytes, ascending; holes and space that is only reserved are left out. The
+// last run may go beyond the file's size.
+int ext4_extents(struct ext4_image *image, uint32_t inode,
+                 int (*extent)(void *context, uint64_t offset, uint64_t physical, uint64_t length),
+                 void *context);
 int ext4_parent(struct ext4_image *image, uint32_t directory, uint32_t *parent);
 
 // Makes a file, directory, fifo, socket or device, by the S_IFMT bits of a->mode. -EEXIST.

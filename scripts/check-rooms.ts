@@ -26,6 +26,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[] | 'anything'>> = {
   snapshotter: ['blob', 'log', 'image'],
   install: ['blob'],
   tools: ['blob', 'log', 'native', 'image', 'convert', ...formats],
+  verify: ['blob', 'native', 'tar', 'convert', 'tools'],
   bench: ['blob', 'log', 'native', 'cache', 'image', 'blockdev', 'convert', ...formats],
   cli: 'anything',
 };

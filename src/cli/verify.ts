@@ -1,11 +1,15 @@
 /** `obd verify`: every checksum of a layer or an image. */
-import type { Command } from 'commander';
-import type { ReadableBlob } from '../blob/index.js';
+import { tmpdir } from 'node:os';
+import { Option, type Command } from 'commander';
+import { ConfigError, type ReadableBlob } from '../blob/index.js';
 import { openWritableLayer } from '../lsmt/index.js';
 import { findArtifacts, isImageName, type Artifacts, type LayerArtifact } from './artifacts.js';
 import { addContainerdOptions, containerdImages, type ContainerdOptions } from './containerd-options.js';
+import { DIFFERENCE_KINDS, type DifferenceKind } from '../verify/index.js';
 import { faultOf } from './layer-report.js';
+import { differencesJson, printDifferences } from './print-differences.js';
 import { byteProgress } from './progress.js';
+import { interruptible } from './stop-signal.js';
 import { addRegistryOptions, openRegistryClient, type RegistryOptions } from './registry-access.js';
 import { formatDuration, formatSize } from './units.js';
 import { verifyLayer, type VerifyFault, type VerifyReport } from './verify-layer.js';
@@ -20,6 +24,9 @@ interface VerifyFlags extends RegistryOptions, ContainerdOptions {
   readonly quiet?: boolean;
   readonly digest?: string;
   readonly platform?: string;
+  readonly against?: string;
+  readonly ignore?: ReadonlySet<DifferenceKind>;
+  readonly workdir: string;
 }
 
 /** Faults listed for a person, per layer; `--json` has more. */
@@ -32,16 +39,86 @@ export function addVerifyCommand(program: Command): void {
     .description('Check every checksum and structure of a layer file, an image configuration or an image.')
     .argument('<what>', 'a file, or an image: docker://, oci:, oci-archive:, docker-archive:, containerd:')
     .option('--digest <digest>', 'what the file must be; images and blob stores say so themselves')
+    .addOption(
+      new Option(
+        '--against <source>',
+        'compare with the image that it was made from, entry by entry',
+      ).conflicts('digest'),
+    )
+    .addOption(
+      new Option('--ignore <kinds>', `differences not to tell of: ${DIFFERENCE_KINDS.join(', ')}`).argParser(
+        ignoredKinds,
+      ),
+    )
+    .option('--workdir <dir>', 'where work files of --against go', process.env['TMPDIR'] ?? tmpdir())
     .option('--json', 'print JSON')
     .option('--quiet', 'no progress')
     .option(
       '--platform <os/arch>',
       "which image of an index (default: Linux on this machine's architecture)",
     );
-  addContainerdOptions(addRegistryOptions(command)).action(verify);
+  addContainerdOptions(addRegistryOptions(command)).addHelpText('after', EXAMPLE).action(verify);
+}
+
+const EXAMPLE = `
+Example: is what was converted what the layers say?
+  $ obd verify --against docker://debian:12 oci:./out:debian_obd
+`;
+
+function ignoredKinds(text: string): ReadonlySet<DifferenceKind> {
+  const kinds = text.split(',').map((word) => {
+    const kind = DIFFERENCE_KINDS.find((each) => each === word.trim());
+    if (kind === undefined)
+      throw new ConfigError(
+        'OBD_CONFIG_VALUE',
+        `Cannot ignore "${word}": expected some of ${DIFFERENCE_KINDS.join(', ')}`,
+      );
+    return kind;
+  });
+  return new Set(kinds);
+}
+
+async function compare(target: string, source: string, flags: VerifyFlags): Promise<void> {
+  const names = [source, target].filter(isImageName);
+  if (!isImageName(source))
+    throw new ConfigError('OBD_CONFIG_VALUE', `Cannot compare with "${source}": expected an image`, {
+      hint: 'docker://HOST/REPOSITORY:TAG, oci:DIRECTORY:TAG, oci-archive:FILE, docker-archive:FILE or containerd:NAME',
+    });
+  // Only this needs the file system's reader.
+  const { verifyAgainst } = await import('./verify-against.js');
+  const client = openRegistryClient(flags, names);
+  const progress = byteProgress('compare', flags.quiet === true || flags.json === true);
+  const started = Date.now();
+  try {
+    const result = await interruptible((signal) =>
+      verifyAgainst({
+        client,
+        openers: containerdImages(flags),
+        source,
+        target,
+        platform: flags.platform,
+        workDir: flags.workdir,
+        ignore: flags.ignore ?? new Set(),
+        progress,
+        signal,
+      }),
+    );
+    progress.stop();
+    const milliseconds = Date.now() - started;
+    process.stdout.write(
+      flags.json === true
+        ? differencesJson(source, target, result, milliseconds)
+        : printDifferences(target, result, milliseconds),
+    );
+    if (result.count > 0) process.exitCode = 3;
+  } finally {
+    progress.stop();
+    await client.close();
+  }
 }
 
 async function verify(name: string, flags: VerifyFlags): Promise<void> {
+  if (flags.against !== undefined) return compare(name, flags.against, flags);
   const client = openRegistryClient(flags, isImageName(name) ? [name] : []);
   const started = Date.now();
   try {

@@ -19,6 +19,7 @@ export interface NativeExt4Image {
   readdir(directory: number): (string | number)[];
   readlink(inode: number): string;
   read(inode: number, offset: number, into: Uint8Array): Promise<number>;
+  extents(inode: number): Float64Array;
   parent(directory: number): number;
   make(directory: number, name: string, attributes: Float64Array): number;
   symlink(directory: number, name: string, target: string, attributes: Float64Array): number;
@@ -343,6 +344,14 @@ export class Ext4Image {
   /** Reads file content; returns the bytes read, fewer only at the end of the file. Not for the file being written. */
   read(inode: number, offset: number, into: Uint8Array): Promise<number> {
     return this.#wait((native) => native.read(inode, offset, into));
+  }
+
+  /**
+   * Where a file's content lies, as flat triples of offset in the file, place in the image and length: ascending, whole
+   * blocks, holes left out. The last may go beyond the end of the file.
+   */
+  extents(inode: number): Float64Array {
+    return this.#call((native) => native.extents(inode));
   }
 
   /** The directory above; the root's is the root. */
