@@ -195,7 +195,7 @@ export class ImageOpener {
       get usage() {
         return upper.usage;
       },
-      compact: (options) => blob.compact(options),
+      compact: (options) => blob.compact(options, this.#quiesce),
     };
     return new BackgroundCompaction(layer, keys, this.#log.child({ layer: upper.name }));
   }

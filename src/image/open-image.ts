@@ -77,7 +77,7 @@ export interface OpenedImage {
   /** Bottom to top, without the acceleration layer. */
   readonly lowers: readonly OpenedLower[];
   readonly upper: WritableLayer | undefined;
-  /** For I/O workers; undefined while the image has an upper, whose index changes. */
+  /** For I/O workers. */
   readonly planner: ImageDescription | undefined;
   /** Closes everything. Idempotent. */
   close(): Promise<void>;
@@ -106,7 +106,7 @@ export async function openImage(config: ImageConfig, options: OpenImageOptions):
       readOnly,
       lowers,
       upper,
-      planner: stack instanceof LayerStack ? describeStack(stack) : undefined,
+      planner: describeStack(stack),
       close: () => stack.close(),
     };
   } catch (error) {

@@ -12,7 +12,15 @@ import {
   type ReadPlan,
   type ReadPlanner,
 } from '../blob/index.js';
-import { SegmentIndex, SegmentList, type LayerStack, type SegmentIndexData } from '../lsmt/index.js';
+import {
+  Page,
+  PAGE_SECTORS,
+  SegmentIndex,
+  SegmentList,
+  WritableLayerStack,
+  type LayerStack,
+  type SegmentIndexData,
+} from '../lsmt/index.js';
 import { ZFilePlanner, ZFileReader, type ZFileDescription } from '../zfile/index.js';
 
 /** One file of a stack, as plain data. `none`: never local, read the general way. */
@@ -25,14 +33,26 @@ export type FileDescription =
 export interface ImageDescription {
   readonly index: SegmentIndexData;
   readonly files: readonly FileDescription[];
+  /** The writable layer on top; absent if there is none. */
+  readonly upper?: { readonly pages: SharedArrayBuffer; readonly fd: number };
 }
+
+const PAGE = PAGE_SECTORS * SECTOR;
 
 /** Most pieces of one command that are planned without growing: 1 MiB in pieces of one sector. */
 const LIST_CAPACITY = 2048;
 
-/** The stack as plain data. Valid until the stack is closed. */
-export function describeStack(stack: LayerStack): ImageDescription {
-  return { index: stack.index.data(), files: stack.files.map(({ blob }) => describeFile(blob)) };
+/**
+ * The stack as plain data. Valid until the stack is closed. Undefined if the stack is writable and too large for a table
+ * of its pages.
+ */
+export function describeStack(stack: LayerStack | WritableLayerStack): ImageDescription | undefined {
+  const files = stack.files.map(({ blob }) => describeFile(blob));
+  if (!(stack instanceof WritableLayerStack)) return { index: stack.index.data(), files };
+  const pages = stack.pageTable();
+  const upper = localFileOf(stack.upper.file.blob);
+  if (pages === undefined || upper === undefined) return undefined;
+  return { index: stack.lowerIndex.data(), files, upper: { pages: pages.buffer, fd: upper.fd } };
 }
 
 function describeFile(blob: ReadableBlob): FileDescription {
@@ -68,7 +88,8 @@ class RawPlanner implements FilePlanner {
 /** The range is not local in a file that never is. */
 const NOWHERE: FilePlanner = { size: 0, append: () => false };
 
-class ImagePlanner implements ReadPlanner {
+/** Read-only layers. */
+class StackPlanner implements ReadPlanner {
   readonly #index: SegmentIndex;
   readonly #files: readonly FilePlanner[];
   readonly #list = new SegmentList(LIST_CAPACITY);
@@ -88,7 +109,11 @@ class ImagePlanner implements ReadPlanner {
   }
 
   plan(offset: number, length: number, plan: ReadPlan): boolean {
-    if (length === 0) return true;
+    return length === 0 || this.append(offset, length, 0, plan);
+  }
+
+  /** The same with destinations from `destination` on. */
+  append(offset: number, length: number, destination: number, plan: ReadPlan): boolean {
     const before = plan.length;
     const list = this.#list;
     const first = Math.floor(offset / SECTOR);
@@ -106,7 +131,7 @@ class ImagePlanner implements ReadPlanner {
         run += (list.sectors[i] ?? 0) * SECTOR;
       }
       run = Math.min(run, length - done);
-      if (!this.#append(tag, source, run, done, plan)) {
+      if (!this.#append(tag, source, run, destination + done, plan)) {
         plan.length = before;
         return false;
       }
@@ -125,7 +150,67 @@ class ImagePlanner implements ReadPlanner {
   }
 }
 
+/** A writable layer on read-only ones. Its pages change while this looks: each is read once. */
+class WritablePlanner implements ReadPlanner {
+  readonly #lowers: StackPlanner;
+  readonly #pages: Uint32Array;
+  readonly #fd: number;
+
+  constructor(description: ImageDescription, pages: SharedArrayBuffer, fd: number) {
+    this.#lowers = new StackPlanner(description);
+    this.#pages = new Uint32Array(pages);
+    this.#fd = fd;
+  }
+
+  plan(offset: number, length: number, plan: ReadPlan): boolean {
+    const before = plan.length;
+    const pages = this.#pages;
+    const end = offset + length;
+    let page = Math.floor(offset / PAGE);
+    let place = pages[page] ?? Page.MIXED;
+    for (let at = offset; at < end;) {
+      const first = page;
+      const start = place;
+      const step = start >= PAGE_SECTORS ? PAGE_SECTORS : 0;
+      // As many pages as go on in the same manner.
+      do place = ++page * PAGE < end ? (pages[page] ?? Page.MIXED) : Page.MIXED;
+      while (page * PAGE < end && place === start + (page - first) * step);
+      const stop = Math.min(page * PAGE, end);
+      if (!this.#append(start, first, at, stop, at - offset, plan)) {
+        plan.length = before;
+        return false;
+      }
+      at = stop;
+    }
+    return true;
+  }
+
+  #append(
+    place: number,
+    page: number,
+    at: number,
+    stop: number,
+    destination: number,
+    plan: ReadPlan,
+  ): boolean {
+    const length = stop - at;
+    switch (place) {
+      case Page.BELOW:
+        return this.#lowers.append(at, length, destination, plan);
+      case Page.ZEROES:
+        return plan.addZeroes(length, destination);
+      case Page.MIXED:
+        return false;
+      default:
+        return plan.addRaw(this.#fd, place * SECTOR + (at - page * PAGE), length, destination);
+    }
+  }
+}
+
 /** Makes a planner; called in every I/O worker that serves the device. */
 export function createPlanner(description: ImageDescription): ReadPlanner {
-  return new ImagePlanner(description);
+  const { upper } = description;
+  return upper === undefined
+    ? new StackPlanner(description)
+    : new WritablePlanner(description, upper.pages, upper.fd);
 }

@@ -8,6 +8,7 @@ export type * from './layer.js';
 export * from './layer-stack.js';
 export * from './merge-index.js';
 export * from './open-writable.js';
+export { Page, PAGE_SECTORS } from './page-table.js';
 export * from './placed-layer.js';
 export type { NewLayerOptions } from './rw-header.js';
 export * from './scratch-layer.js';

@@ -1,13 +1,21 @@
 import { constants, type Stats } from 'node:fs';
 import { open, type FileHandle } from 'node:fs/promises';
-import { FormatError, IoError, ioError, type OverlaybdError, type ReadableBlob } from '../blob/index.js';
+import {
+  FormatError,
+  IoError,
+  ioError,
+  type LocalFile,
+  type LocallyStored,
+  type OverlaybdError,
+  type ReadableBlob,
+} from '../blob/index.js';
 import { FileLock, lockFile } from '../native/index.js';
 
 /**
  * A file that a writable layer reads and writes at any offset. As a blob it differs in one thing: its size grows with
  * what is written to it. Calls may overlap.
  */
-export class RwFile implements ReadableBlob {
+export class RwFile implements ReadableBlob, LocallyStored {
   readonly name: string;
   readonly #handle: FileHandle;
   #size: number;
@@ -50,6 +58,11 @@ export class RwFile implements ReadableBlob {
   /** For native calls on the file; valid until it is closed. */
   get fd(): number {
     return this.#handle.fd;
+  }
+
+  /** Its size is that of now. */
+  localFile(): LocalFile {
+    return { fd: this.fd, shift: 0, size: this.#size, unitSize: 0, presence: null };
   }
 
   /**

@@ -19,6 +19,7 @@ import {
   setSegment,
   type Segments,
 } from './segment.js';
+import { Page, type PageTable } from './page-table.js';
 import { HOLE, ZEROED, type SegmentList } from './segment-index.js';
 
 const LEAF_SIZE = 256;
@@ -58,6 +59,7 @@ export class SegmentMap {
   #leaves: Leaf[] = [new Leaf()];
   #count = 0;
   #dataSectors = 0;
+  #table: PageTable | undefined;
 
   /** @param join whether runs that continue each other become one. */
   constructor(join: boolean) {
@@ -157,6 +159,13 @@ export class SegmentMap {
       else this.setData(segmentStart(words, i), segmentLength(words, i), segmentMoffset(words, i));
   }
 
+  /** Keeps a table in step with this map from now on; it must be empty. One at a time. */
+  showIn(table: PageTable): void {
+    for (const { start, end, moffset } of this.#runs())
+      table.set(start, end, moffset === ZERO ? Page.ZEROES : moffset);
+    this.#table = table;
+  }
+
   *#runs(): Generator<Run> {
     for (const leaf of this.#leaves)
       for (let i = 0; i < leaf.count; i++)
@@ -221,6 +230,8 @@ export class SegmentMap {
     }
     if (tail !== undefined) runs.push(tail);
     this.#spliceAcross(a, first, l, i, this.#join ? joined(runs) : runs);
+    const place = run === undefined ? Page.BELOW : run.moffset === ZERO ? Page.ZEROES : run.moffset;
+    this.#table?.set(start, end, place);
   }
 
   /** Replaces everything from run `from` of leaf `a` up to run `to` of leaf `b`. */

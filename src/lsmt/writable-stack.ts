@@ -25,6 +25,7 @@ import type { CompactOptions, CompactResult } from './compaction.js';
 import type { DataFile, Layer } from './layer.js';
 import { extentsOfIndex, mergeLayers, stackVirtualSize, type LayerStackOptions } from './layer-stack.js';
 import { Epoch } from './epoch.js';
+import { PageTable } from './page-table.js';
 import { RangeLock } from './range-lock.js';
 import { HOLE, SegmentIndex, SegmentList } from './segment-index.js';
 import { readSegments } from './segment-reader.js';
@@ -52,6 +53,7 @@ export class WritableLayerStack implements WritableBlob, ExtentMapped {
   readonly #lock = new RangeLock();
   readonly #reads = new Epoch();
   #inFlight = 0;
+  #table: PageTable | undefined;
   #idle: (() => void) | undefined;
   #closed: Promise<void> | undefined;
 
@@ -223,10 +225,31 @@ export class WritableLayerStack implements WritableBlob, ExtentMapped {
     await this.#use(() => this.upper.flush());
   }
 
-  /** See {@link AppendLayer.compact}; undefined if the upper is not of that kind. */
-  async compact(options: CompactOptions = {}): Promise<CompactResult | undefined> {
+  /**
+   * See {@link AppendLayer.compact}; undefined if the upper is not of that kind.
+   * @param readsElsewherePassed settles when the reads by {@link pageTable} that are in flight now have ended.
+   */
+  async compact(
+    options: CompactOptions = {},
+    readsElsewherePassed: () => Promise<void> = async () => undefined,
+  ): Promise<CompactResult | undefined> {
     const { upper } = this;
-    return upper instanceof AppendLayer ? upper.compact(options, () => this.#reads.passed()) : undefined;
+    if (!(upper instanceof AppendLayer)) return undefined;
+    return upper.compact(options, async () => {
+      await Promise.all([this.#reads.passed(), readsElsewherePassed()]);
+    });
+  }
+
+  /**
+   * Where the upper has its pages, kept in step with it from the first call on; undefined if the disk is too large for
+   * that, or the upper's file cannot be read by others. Who reads by it takes part in {@link compact}.
+   */
+  pageTable(): PageTable | undefined {
+    if (this.#table === undefined) {
+      this.#table = PageTable.create(Math.ceil(this.size / SECTOR));
+      if (this.#table !== undefined) this.upper.map.showIn(this.#table);
+    }
+    return this.#table;
   }
 
   *extents(offset: number, length: number): Generator<Extent> {

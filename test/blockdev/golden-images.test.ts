@@ -61,7 +61,9 @@ else {
         assert.equal(client.size, dump.virtualSize - (dump.virtualSize % 512));
         assert.deepEqual(await wrongChunks(client, dump), []);
         const { reads, localReads } = attachment.served.counters;
-        if (opened.planner !== undefined && !image.includes('turbooci')) assert.equal(localReads, reads);
+        // Pages of which a writable layer holds a part are asked for.
+        if (opened.upper !== undefined) assert.ok(localReads > reads / 2, `${localReads} of ${reads}`);
+        else if (!image.includes('turbooci')) assert.equal(localReads, reads);
       } finally {
         await client.close();
         await opened.close();
