@@ -25,6 +25,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[] | 'anything'>> = {
   service: ['blob', 'log', 'native', 'image', 'blockdev'],
   snapshotter: ['blob', 'log', 'image'],
   install: ['blob'],
+  doctor: ['blob', 'log', 'image', 'registryblob', 'service', 'snapshotter', 'containerd', 'install'],
   tools: ['blob', 'log', 'native', 'image', 'convert', ...formats],
   verify: ['blob', 'native', 'tar', 'convert', 'tools'],
   bench: ['blob', 'log', 'native', 'cache', 'image', 'blockdev', 'convert', ...formats],

@@ -11,12 +11,12 @@ import {
   USUAL_PREFIX,
   inspectKernel,
   install,
-  kernelAdvice,
-  missingOf,
+  kernelProblems,
   nodeForUnits,
   uninstall,
   type FileResult,
   type InstallReport,
+  type KernelProblem,
   type KernelReport,
 } from '../install/index.js';
 import { silentLogger } from '../log/index.js';
@@ -160,42 +160,7 @@ async function refuseWhileRunning(): Promise<void> {
     }
 }
 
-interface Problem {
-  readonly fatal: boolean;
-  readonly text: string;
-  readonly todo: string;
-}
-
-/** What the kernel lacks. Without TCMU there is FUSE; without both, or overlayfs, nothing works. */
-export function kernelProblems(kernel: KernelReport, osRelease: string): Problem[] {
-  const [tcmu, fuse, common] = [missingOf(kernel.tcmu), missingOf(kernel.fuse), missingOf(kernel.common)];
-  const names = (features: readonly { module: string }[]): string =>
-    features.map(({ module }) => module).join(', ');
-  const problems: Problem[] = [];
-  const both = tcmu.length > 0 && fuse.length > 0;
-  const advice = (features: typeof tcmu): string => kernelAdvice(features, osRelease, kernel.release);
-  if (tcmu.length > 0)
-    problems.push({
-      fatal: both,
-      text: `Kernel ${kernel.release} has no ${names(tcmu)}: ${both ? 'no devices through TCMU' : 'devices go through FUSE and loop, and end with the service'}`,
-      todo: advice(tcmu),
-    });
-  if (fuse.length > 0)
-    problems.push({
-      fatal: both,
-      text: `Kernel ${kernel.release} has no ${names(fuse)}: no devices through FUSE`,
-      todo: advice(fuse),
-    });
-  if (common.length > 0)
-    problems.push({
-      fatal: true,
-      text: `Kernel ${kernel.release} has no ${names(common)}`,
-      todo: advice(common),
-    });
-  return problems;
-}
-
-function print(flags: InstallFlags, report: InstallReport, problems: readonly Problem[]): void {
+function print(flags: InstallFlags, report: InstallReport, problems: readonly KernelProblem[]): void {
   // Who builds a package without a containerd has nobody to tell.
   const told = resolve(flags.root) === '/' || flags.containerdProgram !== undefined;
   if ((told && report.manual.length > 0) || problems.some(({ fatal }) => fatal)) process.exitCode = 1;

@@ -17,6 +17,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<AddCommand>>> = {
   convert: async () => (await import('./convert.js')).addConvertCommand,
   create: async () => (await import('./create.js')).addCreateCommand,
   detach: async () => (await import('./detach.js')).addDetachCommand,
+  doctor: async () => (await import('./doctor.js')).addDoctorCommand,
   export: async () => (await import('./export.js')).addExportCommand,
   import: async () => (await import('./import.js')).addImportCommand,
   inspect: async () => (await import('./inspect.js')).addInspectCommand,

@@ -5,5 +5,6 @@ export * from './containerd-snippet.js';
 export { InstalledFiles, RECORD_PATH, type FileResult } from './files.js';
 export * from './install.js';
 export * from './kernel.js';
+export * from './kernel-problems.js';
 export { importsOf, isImported, withImport, withoutImport, configVersion } from './toml-imports.js';
 export { UNITS, USUAL_PREFIX, nodeForUnits } from './units.js';

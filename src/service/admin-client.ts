@@ -28,9 +28,12 @@ export class NoServiceError extends IoError {
 /** Calls a service. Each call is a connection of its own; calls may overlap. */
 export class AdminClient {
   readonly socketPath: string;
+  readonly #timeoutMs: number | undefined;
 
-  constructor(socketPath: string) {
+  /** @param options.timeoutMs limit of each call; default: none, an image may take as long as its registry. */
+  constructor(socketPath: string, options: { readonly timeoutMs?: number } = {}) {
     this.socketPath = socketPath;
+    this.#timeoutMs = options.timeoutMs;
   }
 
   /** Who answers. @throws NoServiceError; IoError without permission; DeviceError if it is no service of ours. */
@@ -83,6 +86,7 @@ export class AdminClient {
           method,
           path,
           agent: false,
+          ...(this.#timeoutMs === undefined ? {} : { signal: AbortSignal.timeout(this.#timeoutMs) }),
           headers: {
             host: 'overlaybd',
             'content-type': 'application/json',
@@ -97,7 +101,9 @@ export class AdminClient {
             if (length > MAX_ANSWER) request.destroy(new Error(`answer of more than ${MAX_ANSWER} bytes`));
             else chunks.push(chunk);
           });
-          response.on('error', reject);
+          response.on('error', (error) => {
+            reject(this.#failure(error));
+          });
           response.on('end', () => {
             resolve({ status: response.statusCode ?? 0, text: Buffer.concat(chunks).toString('utf8') });
           });
@@ -119,6 +125,12 @@ export class AdminClient {
         hint: 'This needs root',
         cause: error,
       });
+    if (this.#timeoutMs !== undefined && error.name === 'AbortError')
+      return new IoError(
+        'OBD_IO_FAILED',
+        `The service on ${this.socketPath} does not answer within ${this.#timeoutMs / 1000} s`,
+        { source: this.socketPath, hint: 'Look at its log; it may be hanging', cause: error },
+      );
     return new IoError('OBD_IO_FAILED', `The service on ${this.socketPath} broke off: ${error.message}`, {
       source: this.socketPath,
       hint: 'Look at its log',

@@ -3,8 +3,13 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { gzipSync } from 'node:zlib';
-import { inspectKernel, kernelAdvice, missingOf, type KernelReport } from '../../src/install/index.js';
-import { kernelProblems } from '../../src/cli/install.js';
+import {
+  inspectKernel,
+  kernelAdvice,
+  kernelProblems,
+  missingOf,
+  type KernelReport,
+} from '../../src/install/index.js';
 import { tempDir } from '../support/unpack.js';
 
 function machine(t: TestContext, files: Readonly<Record<string, string | Buffer>>): string {

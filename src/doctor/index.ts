@@ -1,0 +1,131 @@
+/** Whether this machine can serve and run images in overlaybd format, and what is wrong where it cannot. */
+import { access } from 'node:fs/promises';
+import { resolve } from 'node:path';
+import { defaultServiceConfig, loadServiceConfig, type ServiceConfig } from '../image/index.js';
+import { silentLogger } from '../log/index.js';
+import { loadSnapshotterConfig } from '../snapshotter/index.js';
+import { failure, runCheck, warningCollector, type Check, type Finding, type Status } from './finding.js';
+import { checkCache, checkCredentials, checkDeviceNodes, checkKernel } from './machine.js';
+import {
+  checkContainerd,
+  checkContainerdConfig,
+  checkService,
+  checkSnapshotter,
+  type DeviceFinding,
+} from './services.js';
+
+export type { DeviceFinding, Finding, Status };
+
+/** Where to look. */
+export interface DoctorOptions {
+  /** overlaybd.json; one that is not there counts as all defaults. */
+  readonly serviceConfig: string;
+  readonly snapshotterConfig: string;
+  /** containerd's socket; undefined: as its own clients find it. */
+  readonly containerdAddress?: string | undefined;
+  readonly containerdConfig: string;
+  readonly containerdProgram: string;
+  /** Of this program. */
+  readonly version: string;
+  /** Limit of each call; a check makes one or two. */
+  readonly timeoutMs: number;
+}
+
+/** Everything that was found. */
+export interface DoctorReport {
+  readonly version: string;
+  /** The worst of all. */
+  readonly status: Status;
+  readonly findings: readonly Finding[];
+  readonly devices: readonly DeviceFinding[];
+}
+
+/** Looks at everything, at the same time; changes nothing. Takes little more than three times `timeoutMs`. Never rejects. */
+export async function diagnose(options: DoctorOptions): Promise<DoctorReport> {
+  const { timeoutMs } = options;
+  const limit = 2 * timeoutMs + 1_000;
+  const devices: DeviceFinding[] = [];
+  const service = await readConfig(
+    'service configuration',
+    options.serviceConfig,
+    loadServiceConfig,
+    timeoutMs,
+  );
+  const config: ServiceConfig = service.value ?? defaultServiceConfig(silentLogger);
+  const snapshotter = await readConfig(
+    "snapshotter's configuration",
+    options.snapshotterConfig,
+    loadSnapshotterConfig,
+    timeoutMs,
+  );
+  const { address } = snapshotter.value ?? { address: '/run/overlaybd-snapshotter/overlaybd.sock' };
+  const { installed } = snapshotter;
+  const checks: readonly Check[] = [
+    { part: 'kernel', run: () => checkKernel(config.transport) },
+    { part: '/dev/fuse', run: () => checkDeviceNodes(config.transport) },
+    { part: 'cache directory', run: () => checkCache(config) },
+    { part: 'credentials', run: () => checkCredentials(config) },
+    {
+      part: 'service',
+      run: async () => {
+        const expected = {
+          version: options.version,
+          configPath: resolve(options.serviceConfig),
+          installed: service.installed,
+        };
+        const found = await checkService(config.apiSocket, expected, timeoutMs);
+        devices.push(...found.devices);
+        return found.findings;
+      },
+    },
+    { part: 'snapshotter', run: () => checkSnapshotter(address, installed, timeoutMs) },
+    { part: 'containerd', run: () => checkContainerd(options.containerdAddress, installed, timeoutMs) },
+    {
+      part: "containerd's configuration",
+      run: () =>
+        checkContainerdConfig(options.containerdProgram, options.containerdConfig, address, installed),
+    },
+  ];
+  const results = await Promise.all(checks.map((check) => runCheck(check, limit)));
+  const [kernel = [], nodes = [], ...rest] = results;
+  const findings = [...kernel, ...nodes, ...service.findings, ...rest.slice(0, 3).flat()];
+  findings.push(...snapshotter.findings, ...rest.slice(3).flat());
+  const all = [...findings, ...devices].map(({ status }) => status);
+  const status = (['failed', 'warning'] as const).find((s) => all.includes(s)) ?? 'ok';
+  return { version: options.version, status, findings, devices };
+}
+
+interface ReadConfig<T> {
+  readonly value: T | undefined;
+  readonly installed: boolean;
+  readonly findings: readonly Finding[];
+}
+
+/** Reads a configuration as its program would, and keeps what it would complain about. */
+async function readConfig<T>(
+  part: string,
+  path: string,
+  load: (path: string, log: ReturnType<typeof warningCollector>['log']) => Promise<T>,
+  timeoutMs: number,
+): Promise<ReadConfig<T>> {
+  let value: T | undefined;
+  let installed = true;
+  const run = async (): Promise<Finding[]> => {
+    installed = await access(path).then(
+      () => true,
+      (error: unknown) => (error as { code?: unknown }).code !== 'ENOENT',
+    );
+    if (!installed)
+      return [{ part, status: 'warning', detail: `"${path}" is not there`, todo: 'obd install' }];
+    const { log, warnings } = warningCollector();
+    try {
+      value = await load(path, log);
+    } catch (error) {
+      return [{ todo: `Mend "${path}": its program does not start with it`, ...failure(part, error) }];
+    }
+    if (warnings.length === 0) return [{ part, status: 'ok', detail: `"${path}"` }];
+    return warnings.map((detail): Finding => ({ part, status: 'warning', detail, todo: `See "${path}"` }));
+  };
+  const findings = await runCheck({ part, run }, timeoutMs);
+  return { value, installed, findings };
+}
