@@ -1,10 +1,16 @@
 /** containerd's own conformance suite for snapshotters (snapshotter-suite/suite_test.go). */
 import assert from 'node:assert/strict';
-import { execFile } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import test from 'node:test';
+import test, { after, before } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
+import { fuseUnsupported } from '../../src/blockdev/index.js';
+import { AdminClient } from '../../src/service/index.js';
 import { missing } from '../support/commands.js';
 import { checkout } from '../support/fixtures.js';
 import { leftSince, takeSnapshot } from '../support/leaks.js';
@@ -23,33 +29,100 @@ const skip =
 /** A server and a directory tree for each; the suite's own default is one per CPU. */
 const PARALLEL = 4;
 const TESTS = 21;
+/** Where the suite is built. */
+const buildDir = mkdtempSync(join(tmpdir(), 'obd-suite-'));
+after(() => {
+  rmSync(buildDir, { recursive: true, force: true });
+});
 
-test('containerd’s conformance suite passes', { skip }, async (t) => {
-  const dir = tempDir(t);
-  const before = takeSnapshot();
-  const suite = join(dir, 'suite');
+/** Configurations of the snapshotter; without a mode of their own, the snapshots are directories. */
+const modes = [
+  { name: 'overlayfs', config: {} },
+  { name: 'dir', config: { rwMode: 'dir' } },
+  { name: 'dev, sparse', config: { rwMode: 'dev', writableLayerType: 'sparse' } },
+];
+const noDevices = await fuseUnsupported();
+
+let suite = '';
+before(async () => {
+  if (skip !== false) return;
+  suite = join(buildDir, 'suite');
   await run('go', ['test', '-c', '-o', suite], {
     cwd: join(checkout, 'test', 'system', 'snapshotter-suite'),
     env: { ...process.env, GO111MODULE: 'off', GOPATH, GOFLAGS: '-p=2' },
   });
-  const { stdout } = await run(
-    suite,
-    ['-test.v', '-test.root', '-test.parallel', String(PARALLEL), '-test.timeout', '10m'],
-    {
-      cwd: dir,
-      env: { ...process.env, TMPDIR: dir, OBD_SNAPSHOTTER: join(checkout, 'bin', 'overlaybd-snapshotter') },
-      maxBuffer: 2 ** 28,
-    },
-  ).catch((error: unknown) => {
-    const { stdout } = error as { stdout: string };
-    throw new Error(stdout.slice(-10_000), { cause: error });
-  });
-  const results = [...stdout.matchAll(/^ {4}--- (\w+): TestSnapshotter\/(\w+)/gm)];
-  const named = (result: string): string[] =>
-    results.filter((found) => found[1] === result).map((found) => found[2] ?? '');
-  assert.equal(results.length, TESTS);
-  assert.deepEqual(named('FAIL'), []);
-  // Renaming a directory of a lower layer needs "redirect_dir" on by default in the kernel's overlayfs.
-  assert.ok(named('SKIP').every((name) => name === 'Rename'));
-  assert.deepEqual(await leftSince(before), []);
 });
+
+/** Starts a service for devices. */
+async function startService(dir: string): Promise<{ path: string; stop: () => Promise<void> }> {
+  const path = join(dir, 'overlaybd.json');
+  const apiSocket = join(dir, 'o', 'o.sock');
+  await writeFile(
+    path,
+    JSON.stringify({
+      apiSocket,
+      transport: 'fuse',
+      logConfig: { logPath: join(dir, 'service.log') },
+      cacheConfig: { cacheType: 'file', cacheDir: join(dir, 'cache'), cacheSizeGB: 1 },
+    }),
+  );
+  const program = join(checkout, 'bin', 'overlaybd-tcmu');
+  const child = spawn(process.execPath, [program, path, '--state-dir', join(dir, 'state')], {
+    stdio: 'ignore',
+  });
+  const stop = async (): Promise<void> => {
+    if (child.exitCode === null && child.kill('SIGTERM')) await once(child, 'exit');
+  };
+  const service = new AdminClient(apiSocket);
+  for (let n = 0; ; n++)
+    try {
+      await service.info();
+      return { path, stop };
+    } catch (error) {
+      if (n === 300) {
+        await stop();
+        throw error;
+      }
+      await sleep(100);
+    }
+}
+
+for (const { name, config } of modes) {
+  const own = name !== 'overlayfs';
+  const why = skip || (own && noDevices !== undefined && `FUSE and loop devices: ${noDevices}`);
+  test(`containerd’s conformance suite passes: ${name}`, { skip: why }, async (t) => {
+    const before = takeSnapshot();
+    const dir = tempDir(t);
+    const service = own ? await startService(dir) : undefined;
+    const serviceConfig = service === undefined ? {} : { serviceConfig: service.path };
+    const { stdout } = await run(
+      suite,
+      ['-test.v', '-test.root', '-test.parallel', String(PARALLEL), '-test.timeout', '10m'],
+      {
+        cwd: dir,
+        env: {
+          ...process.env,
+          TMPDIR: dir,
+          OBD_SNAPSHOTTER: join(checkout, 'bin', 'overlaybd-snapshotter'),
+          OBD_SNAPSHOTTER_CONFIG: JSON.stringify({ ...config, ...serviceConfig }),
+          ...(own ? { OBD_RENAMES_DIRECTORIES: 'yes' } : {}),
+        },
+        maxBuffer: 2 ** 28,
+      },
+    )
+      .catch((error: unknown) => {
+        const { stdout } = error as { stdout: string };
+        throw new Error(stdout.slice(-10_000), { cause: error });
+      })
+      .finally(() => service?.stop());
+    assert.deepEqual(await leftSince(before), []);
+    const results = [...stdout.matchAll(/^ {4}--- (\w+): TestSnapshotter\/(\w+)/gm)];
+    const named = (result: string): string[] =>
+      results.filter((found) => found[1] === result).map((found) => found[2] ?? '');
+    assert.equal(results.length, TESTS);
+    assert.deepEqual(named('FAIL'), []);
+    // containerd 1.6 skips it everywhere; our own TestRename does what it would.
+    assert.ok(named('SKIP').every((skipped) => skipped === 'Rename'));
+    assert.match(stdout, /^--- PASS: TestRename/m);
+  });
+}

@@ -97,7 +97,7 @@ func start(program, root string) (snapshots.Snapshotter, func() error, error) {
 	client := proxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(conn), "overlaybd")
 	cleanup := func() error {
 		defer os.RemoveAll(run)
-		removing := removeAll(client)
+		removing := removeAll(address)
 		conn.Close()
 		server.Process.Signal(syscall.SIGTERM)
 		select {
@@ -119,7 +119,13 @@ func start(program, root string) (snapshots.Snapshotter, func() error, error) {
 
 // removeAll removes what a test left, children first, so that no device stays. The suite's own clean-up knows nothing of
 // those: it removes directories.
-func removeAll(snapshotter snapshots.Snapshotter) error {
+func removeAll(address string) error {
+	conn, err := grpc.Dial("unix://"+address, grpc.WithInsecure())
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	snapshotter := proxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(conn), "overlaybd")
 	ctx := namespaces.WithNamespace(context.Background(), "testsuite")
 	for {
 		parents := map[string]bool{}
