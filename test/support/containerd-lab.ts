@@ -57,7 +57,12 @@ export async function startLab(t: TestContext): Promise<Lab> {
     assert.equal((await left()).join(' ').trim(), '');
   };
   const runOurs = async (program: string, ...args: string[]): Promise<string> =>
-    (await run(join(checkout, 'bin', program), args, { timeout: 120_000 })).stdout;
+    (
+      await run(join(checkout, 'bin', program), args, {
+        timeout: 120_000,
+        env: { ...process.env, XDG_CACHE_HOME: join(node.dir, 'xdg-cache') },
+      })
+    ).stdout;
   return {
     run: runOurs,
     node,

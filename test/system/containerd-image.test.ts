@@ -11,8 +11,19 @@ test('obdconv reads and writes containerd’s images', { skip: noLab, timeout: 3
   const { node, registry } = lab;
   const plain = `${registry.host}/team/debian:plain`;
   const obd = `${registry.host}/team/debian:obd`;
-  const convert = (from: string, to: string): Promise<string> =>
-    lab.run('obdconv', '-a', node.address, '--plain-http', '--quiet', '--workdir', node.dir, from, to);
+  const convert = (from: string, to: string, ...more: string[]): Promise<string> =>
+    lab.run(
+      'obdconv',
+      '-a',
+      node.address,
+      '--plain-http',
+      '--quiet',
+      '--workdir',
+      node.dir,
+      ...more,
+      from,
+      to,
+    );
   await pushImage(fixture('debian', 'oci-src'), plain);
   await node.ctr('content', 'fetch', '--plain-http', plain);
 
@@ -60,13 +71,32 @@ test('obdconv reads and writes containerd’s images', { skip: noLab, timeout: 3
     await node.ctr('image', 'rm', '--sync', name);
   });
 
+  await t.test('archives that we write are imported', async () => {
+    for (const kind of ['oci-archive', 'docker-archive']) {
+      const name = `registry.example/${kind}:v1`;
+      const file = join(node.dir, `${kind}.tar`);
+      await convert(`containerd:${plain}`, `${kind}:${file}:${name}`);
+      await node.ctr('image', 'import', '--no-unpack', file);
+      const imported = await lab.run('obd', 'inspect', '-a', node.address, '--json', `containerd:${name}`);
+      const { layers } = JSON.parse(imported) as { layers: { kind: string }[] };
+      assert.deepEqual(
+        layers.map(({ kind: found }) => found),
+        ['overlaybd', 'overlaybd'],
+      );
+      await node.ctr('image', 'rm', '--sync', name);
+    }
+  });
+
   await t.test('names that lead nowhere, and lazily pulled sources, are told apart', async () => {
     const fails = (from: string, said: RegExp): Promise<void> =>
-      assert.rejects(convert(from, 'containerd:local/x:1'), (error: { code: number; stderr: string }) => {
-        assert.match(error.stderr, said);
-        assert.equal(error.code, 8);
-        return true;
-      });
+      assert.rejects(
+        convert(from, 'containerd:local/x:1', '--no-cache'),
+        (error: { code: number; stderr: string }) => {
+          assert.match(error.stderr, said);
+          assert.equal(error.code, 8);
+          return true;
+        },
+      );
     await fails('containerd:local/none:1', /Cannot find image "local\/none:1" in namespace "default"/);
     const { ctr } = node;
     const [layer = ''] = (await lab.pull('pull', plain)).layers.map(({ digest }) => digest);
