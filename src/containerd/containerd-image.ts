@@ -100,6 +100,10 @@ export class ContainerdImage implements ImageSource, ImageTarget {
     return new ContentBlob(await this.#withBlob(descriptor, options), descriptor);
   }
 
+  async check(): Promise<void> {
+    await this.#client();
+  }
+
   async hasBlob(descriptor: Descriptor, options: ReadOptions = {}): Promise<boolean> {
     const client = await this.#client();
     if ((await client.content.info(descriptor.digest, options)) === undefined) return false;

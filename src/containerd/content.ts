@@ -8,8 +8,10 @@ import type { CallOptions, Connection, Stream } from './connection.js';
 import type { ContentInfo, Labels } from './messages.js';
 import { isContainerdError } from './names.js';
 
-/** Bytes in one request. An answer is awaited for each, so small ones would be slow; containerd takes 16 MiB. */
+/** Bytes in one request: each costs an answer, so small ones would be slow. containerd takes 16 MiB. */
 const CHUNK = 1024 * 1024;
+/** Requests that may be without an answer: one is written while the next one is on its way. */
+const WINDOW = 4;
 /** containerd flushes a blob to disk when it is committed. */
 const COMMIT_MS = 600_000;
 /** Another client may be writing the same blob; what it writes serves us as well. */
@@ -169,20 +171,20 @@ export class ContentStore {
       let at = fresh || there > total ? 0 : there;
       onProgress?.(at);
       const resumed = at > 0;
+      let unanswered = 0;
+      const answered = async (): Promise<void> => {
+        await answerOf(stream);
+        unanswered--;
+      };
       if (at < total)
-        for await (const piece of what.read(at, options.signal))
-          for (let i = 0; i < piece.byteLength; i += CHUNK) {
-            const data = piece.subarray(i, i + CHUNK);
-            stream.send({ action: Action.WRITE, offset: at, data });
-            at += data.byteLength;
-            const { offset } = await answerOf(stream);
-            if (offset !== at)
-              throw new ContainerdError(
-                'OBD_CONTAINERD_REFUSED',
-                `Cannot write content "${expected}": containerd has ${offset} bytes, expected ${at}`,
-              );
-            onProgress?.(at);
-          }
+        for await (const data of chunks(what.read(at, options.signal))) {
+          stream.send({ action: Action.WRITE, offset: at, data });
+          at += data.byteLength;
+          unanswered++;
+          if (unanswered === WINDOW) await answered();
+          onProgress?.(at);
+        }
+      while (unanswered > 0) await answered();
       stream.send({ action: Action.COMMIT, offset: at, total, expected, labels });
       try {
         await answerOf(stream);
@@ -213,6 +215,24 @@ class BadContent extends Error {
     this.error = error;
     this.resumed = resumed;
   }
+}
+
+/** The same bytes in pieces of {@link CHUNK}; the last one may be shorter. Pieces are not changed once they are out. */
+async function* chunks(source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array, void, undefined> {
+  let parts: Uint8Array[] = [];
+  let size = 0;
+  for await (const piece of source)
+    for (let at = 0; at < piece.byteLength;) {
+      const part = piece.subarray(at, at + CHUNK - size);
+      parts.push(part);
+      size += part.byteLength;
+      at += part.byteLength;
+      if (size < CHUNK) continue;
+      yield parts.length === 1 ? part : Buffer.concat(parts);
+      parts = [];
+      size = 0;
+    }
+  if (size > 0) yield Buffer.concat(parts);
 }
 
 async function answerOf(stream: Stream<WriteRequest, WriteAnswer>): Promise<WriteAnswer> {

@@ -2,15 +2,23 @@
 import assert from 'node:assert/strict';
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
+import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import test from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
+import { gzipSync } from 'node:zlib';
+import { MemoryBlob } from '../../src/blob/index.js';
 import type { PulledImage } from '../../src/containerd/index.js';
+import { digestOf, MediaType, openImageTarget, type Descriptor } from '../../src/oci/index.js';
+import { RegistryClient } from '../../src/registryblob/index.js';
 import { startRegistryServer } from '../../src/registryserver/index.js';
+import { tarOf } from '../convert/make-image.js';
 import { collect, noLab, output, startLab } from '../support/containerd-lab.js';
 import { dockerRegistry } from '../support/docker-registry.js';
 import { checkout, fixture } from '../support/fixtures.js';
+import { compareTree, readExpectedTree } from '../support/mounted-tree.js';
 import { pushImage } from '../support/push-image.js';
 import { tempDir } from '../support/unpack.js';
 
@@ -20,6 +28,47 @@ const states = (image: PulledImage): string[] => image.layers.map(({ state }) =>
 
 const sizeOf = (layers: readonly { readonly size: number }[]): number =>
   layers.reduce((sum, { size }) => sum + size, 0);
+
+/** Makes a TurboOCI image of the golden indexes, in the repository that has the layers they are of. */
+async function pushTurbo(reference: string): Promise<{ readonly layers: readonly Descriptor[] }> {
+  const client = new RegistryClient({ plainHttpHosts: [reference.split('/')[0] ?? ''] });
+  const target = openImageTarget(`docker://${reference}`, client);
+  const push = async (bytes: Buffer, mediaType: string): Promise<Descriptor> => {
+    const descriptor = { mediaType, digest: digestOf(bytes), size: bytes.length };
+    await target.pushBlob(descriptor, new MemoryBlob(bytes));
+    return descriptor;
+  };
+  try {
+    const layers: Descriptor[] = [];
+    const diffIds: string[] = [];
+    for (const n of [1, 2, 3]) {
+      const of = (name: string): Buffer => readFileSync(fixture('small', name));
+      const source = await push(of(`ref-input/layer${n}.tar.gz`), MediaType.OCI_LAYER_GZIP);
+      const tar = tarOf([
+        { path: 'ext4.fs.meta', content: of(`turbooci/layer${n}.ext4.fs.meta`) },
+        { path: '.turbo.ociv1', content: '' },
+        { path: 'gzip.meta', content: of(`turbooci/layer${n}.gzip.meta`) },
+      ]);
+      diffIds.push(digestOf(tar));
+      layers.push({
+        ...(await push(gzipSync(tar), MediaType.OCI_LAYER_GZIP)),
+        annotations: {
+          'containerd.io/snapshot/overlaybd/version': '0.1.0-turbo.ociv1',
+          'containerd.io/snapshot/overlaybd/turbo-oci/target-digest': source.digest,
+          'containerd.io/snapshot/overlaybd/turbo-oci/target-media-type': source.mediaType,
+        },
+      });
+    }
+    const json = (value: unknown): Buffer => Buffer.from(JSON.stringify(value));
+    const rootfs = { type: 'layers', diff_ids: diffIds };
+    const config = await push(json({ architecture: 'amd64', os: 'linux', rootfs }), MediaType.OCI_CONFIG);
+    const manifest = json({ schemaVersion: 2, mediaType: MediaType.OCI_MANIFEST, config, layers });
+    await target.tag(await target.pushManifest(manifest, MediaType.OCI_MANIFEST));
+    return { layers };
+  } finally {
+    await client.close();
+  }
+}
 
 test('obd rpull and obd pull', { skip: noLab, timeout: 300_000 }, async (t) => {
   const lab = await startLab(t);
@@ -89,6 +138,39 @@ test('obd rpull and obd pull', { skip: noLab, timeout: 300_000 }, async (t) => {
       await lab.removed(plain);
     }
   });
+
+  await t.test(
+    'of a TurboOCI image only the indexes are fetched; files are read from the layers',
+    async () => {
+      const turbo = `${registry.host}/team/small:turbo`;
+      const image = await pushTurbo(turbo);
+      const pulled = await lab.pull('rpull', turbo);
+      assert.deepEqual(states(pulled), ['unpacked', 'unpacked', 'unpacked']);
+      assert.equal(pulled.fetched, sizeOf(image.layers));
+      const target = join(node.dir, 'turbo');
+      await mkdir(target);
+      const snapshots = (...args: string[]): Promise<string> =>
+        node.ctr('snapshots', '--snapshotter', 'overlaybd', ...args);
+      await snapshots('view', 'look', pulled.snapshot);
+      await run('sh', ['-c', (await snapshots('mounts', target, 'look')).trim()]);
+      try {
+        // Just what the reference's converter got wrong when it wrote the indexes.
+        const known = JSON.parse(readFileSync(fixture('small/refdiff.json'), 'utf8')) as {
+          readonly afterLayer3: readonly { readonly path: string; readonly field: string }[];
+        };
+        const named = (list: readonly { readonly path: string; readonly field: string }[]): string[] =>
+          list.map(({ path, field }) => `${field} of ${path}`).sort();
+        assert.deepEqual(
+          named(compareTree(target, readExpectedTree(fixture('small/expected.json'), 3))),
+          named(known.afterLayer3),
+        );
+      } finally {
+        await run('umount', [target]);
+      }
+      await snapshots('rm', 'look');
+      await lab.removed(turbo);
+    },
+  );
 
   await t.test('a pull that is stopped leaves nothing', async (t) => {
     const slow = await startRegistryServer({ directory: tempDir(t), bytesPerSecond: 500_000 });
