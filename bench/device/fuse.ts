@@ -1,117 +1,68 @@
 /**
- * A FUSE device under fio, as a user meets it: `node dist/bench/device/fuse.js`, as root. The service runs in a process of its
- * own and serves a synthetic image of 256 MiB in the page cache; fio reads /dev/loopN with direct I/O. For comparison, a
- * loop device of the kernel on a plain file of that size. One JSON line per measurement; OBD_BENCH_OUT=FILE takes all.
+ * FUSE devices as a user meets them: `node dist/bench/device/fuse.js [SECONDS [RUNS]]`, as root, prints reports as JSON. The
+ * service runs in a process of its own and serves the images of bench/images; /dev/loopN is read with direct I/O where the
+ * image has data. For comparison, a loop device of the kernel on a plain file in the page cache.
  */
 import { execFile } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { cpus, release, tmpdir } from 'node:os';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
+import type { Report } from '../../src/bench/index.js';
 import { packageRoot } from '../../src/native/index.js';
-import { syntheticImage, type Packing } from '../support/synthetic-image.js';
 
-const run = promisify(execFile);
-const SIZE = 256 << 20;
-const SECONDS = 5;
+const exec = promisify(execFile);
+const [seconds = '3', runs = '3'] = process.argv.slice(2);
 const LOADS = [
-  { name: '4 KiB random QD1', rw: 'randread', bs: '4k', depth: 1 },
-  { name: '4 KiB random QD32', rw: 'randread', bs: '4k', depth: 32 },
-  { name: '128 KiB sequential QD1', rw: 'read', bs: '128k', depth: 1 },
-  { name: '1 MiB sequential QD4', rw: 'read', bs: '1m', depth: 4 },
+  ['--bs', '4k', '--depth', '1,32'],
+  ['--bs', '1M', '--depth', '4', '--pattern', 'sequential'],
 ] as const;
 
-interface FioReport {
-  readonly jobs: readonly {
-    readonly read: {
-      readonly iops: number;
-      readonly bw_bytes: number;
-      readonly clat_ns: { readonly mean: number; readonly percentile: Readonly<Record<string, number>> };
-    };
-  }[];
+const dir = mkdtempSync(join(tmpdir(), 'obd-bench-'));
+const config = join(dir, 'overlaybd.json');
+writeFileSync(
+  config,
+  JSON.stringify({ apiSocket: join(dir, 'run', 'o.sock'), logConfig: { logPath: join(dir, 'log') } }),
+);
+const service = ['--service-config', config];
+
+async function obd(...args: string[]): Promise<string> {
+  return (await exec(process.execPath, [join(packageRoot, 'bin', 'obd'), ...args])).stdout.trim();
 }
 
-const dir = mkdtempSync(join(process.env['OBD_BENCH_DIR'] ?? tmpdir(), 'obd-bench-'));
-const results: object[] = [];
-
-async function measure(label: string, device: string): Promise<void> {
-  for (const { name, rw, bs, depth } of LOADS) {
-    const { stdout } = await run('fio', [
-      ...[
-        '--name=x',
-        `--filename=${device}`,
-        '--readonly',
-        '--direct=1',
-        '--ioengine=libaio',
-        '--time_based',
-      ],
-      ...[`--rw=${rw}`, `--bs=${bs}`, `--iodepth=${depth}`, `--size=${SIZE}`, `--runtime=${SECONDS}`],
-      ...['--ramp_time=1', '--randseed=1', '--output-format=json'],
-    ]);
-    const read = (JSON.parse(stdout) as FioReport).jobs[0]?.read;
-    if (read === undefined) throw new Error(`fio measured nothing: ${stdout}`);
-    const result = {
-      name: `${label}, ${name}`,
-      iops: Math.round(read.iops),
-      mibPerSecond: Math.round(read.bw_bytes / 2 ** 20),
-      meanMicroseconds: Math.round(read.clat_ns.mean / 100) / 10,
-      p99Microseconds: Math.round((read.clat_ns.percentile['99.000000'] ?? 0) / 100) / 10,
-    };
-    results.push(result);
-    process.stdout.write(`${JSON.stringify(result)}\n`);
+async function measure(subject: string, device: string, ...options: string[]): Promise<Report> {
+  const reports: Report[] = [];
+  for (const load of LOADS) {
+    const timing = ['--seconds', seconds, '--runs', runs, '--json'];
+    reports.push(JSON.parse(await obd('bench', 'device', device, ...load, ...timing, ...options)) as Report);
   }
+  const [first] = reports;
+  if (first === undefined) throw new RangeError('Nothing was measured');
+  return { ...first, what: 'fuse', subject, rows: reports.flatMap(({ rows }) => rows) };
 }
 
 try {
-  const service = join(dir, 'overlaybd.json');
-  writeFileSync(
-    service,
-    JSON.stringify({ apiSocket: join(dir, 'run', 'o.sock'), logConfig: { logPath: join(dir, 'log') } }),
-  );
-  const obd = (...args: string[]) =>
-    run(process.execPath, [
-      join(packageRoot, 'bin', 'obd'),
-      ...args,
-      '--service-config',
-      service,
-      '--state-dir',
-      join(dir, 'state'),
-    ]);
-  for (const [packing, blockSize] of [
-    ['raw', 4096],
-    ['lz4', 4096],
-    ['zstd', 4096],
-  ] as const satisfies readonly (readonly [Packing, number])[]) {
-    const path = await syntheticImage(dir, packing, { size: SIZE, extents: 20_000, blockSize });
-    const device = (await obd('attach', path, '--transport', 'fuse', '--name', packing)).stdout.trim();
+  const images = (await exec(join(packageRoot, 'bench', 'images'))).stdout.trim();
+  const reports: Report[] = [];
+  for (const name of ['raw', 'lz4', 'zstd']) {
+    const image = join(images, `${name}.json`);
+    const state = ['--state-dir', join(dir, 'state')];
+    const device = await obd('attach', image, '--transport', 'fuse', '--name', name, ...service, ...state);
     try {
-      await measure(`FUSE, ${packing}`, device);
+      reports.push(await measure(name, device, '--image', image, ...service));
     } finally {
-      await obd('detach', packing);
+      await obd('detach', name, ...service);
     }
   }
-  const plain = join(dir, 'plain');
-  await run('dd', ['if=/dev/urandom', `of=${plain}`, 'bs=1M', `count=${SIZE >> 20}`]);
-  const loop = (await run('losetup', ['-f', '--show', '-r', '--direct-io=off', plain])).stdout.trim();
+  const loop = (
+    await exec('losetup', ['-f', '--show', '-r', '--direct-io=off', join(images, 'raw')])
+  ).stdout.trim();
   try {
-    await measure('loop on a file in the page cache', loop);
+    reports.push(await measure('loop device on a plain file', loop));
   } finally {
-    await run('losetup', ['-d', loop]);
+    await exec('losetup', ['-d', loop]);
   }
-  const out = process.env['OBD_BENCH_OUT'];
-  if (out !== undefined) {
-    const commit = (await run('git', ['-C', packageRoot, 'rev-parse', '--short', 'HEAD'])).stdout.trim();
-    const machine = {
-      cpu: cpus()[0]?.model,
-      cpus: cpus().length,
-      kernel: release(),
-      loadAverage: readFileSync('/proc/loadavg', 'utf8').split(' ')[0],
-    };
-    writeFileSync(
-      out,
-      `${JSON.stringify({ commit, node: process.version, ...machine, results }, undefined, 1)}\n`,
-    );
-  }
+  process.stdout.write(`${JSON.stringify(reports, undefined, 1)}\n`);
 } finally {
   rmSync(dir, { recursive: true, force: true });
 }

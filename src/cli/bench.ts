@@ -7,7 +7,6 @@ import {
   coolImage,
   deviceLoad,
   indexTimes,
-  loadRow,
   openingTimes,
   RingBench,
   stackLoad,
@@ -24,6 +23,7 @@ import { benchAttach, type BenchAttachFlags } from './bench-attach.js';
 import {
   addLoadOptions,
   addReportOptions,
+  bestOf,
   loadsOf,
   parseNumber,
   printReport,
@@ -134,8 +134,11 @@ async function measureImage(
       if (flags.cold !== true) await warmImage(image);
       const rows: Row[] = [];
       for (const load of loads) {
-        if (load.cold) coolImage(image);
-        rows.push(loadRow(load, await measure(image, load)));
+        const once = (run: Load): Promise<Measured> => {
+          if (run.cold) coolImage(image);
+          return measure(image, run);
+        };
+        rows.push(await bestOf(load, flags, once));
       }
       return rows;
     } finally {
@@ -163,9 +166,10 @@ async function benchRing(path: string, flags: ImageFlags & { readonly yardstick?
   } finally {
     await ring.close();
   }
-  if (flags.yardstick !== undefined)
+  const { yardstick } = flags;
+  if (yardstick !== undefined)
     for (const load of loadsOf(flags)) {
-      const row = loadRow(load, await yardstickLoad(flags.yardstick, load));
+      const row = await bestOf(load, flags, (run) => yardstickLoad(yardstick, run));
       rows.push({ ...row, name: `all in C: ${row.name}` });
     }
   printReport('ring', path, rows, flags);
@@ -187,7 +191,7 @@ async function benchDevice(path: string, flags: DeviceFlags): Promise<void> {
   const measure = async (map?: object): Promise<Row[]> => {
     const rows: Row[] = [];
     const options = { buffered: flags.buffered === true, ...(map === undefined ? {} : { map }) };
-    for (const load of loads) rows.push(loadRow(load, await deviceLoad(path, load, options)));
+    for (const load of loads) rows.push(await bestOf(load, flags, (run) => deviceLoad(path, run, options)));
     return rows;
   };
   const { image } = flags;
