@@ -167,7 +167,10 @@ async function convert(
 ): Promise<void> {
   const platform = platformOf(options);
   const client = openRegistryClient(options, [sourceName, targetName]);
-  const source = openImageSource(sourceName, client, containerdImages(options));
+  const source = openImageSource(sourceName, client, {
+    ...containerdImages(options),
+    workDir: options.workdir,
+  });
   const target = openImageTarget(targetName, client, {
     ...containerdImages(options),
     replace: options.force === true,
@@ -196,7 +199,10 @@ async function convert(
       referrer: options.referrer === true,
       tag: wantsTag(targetName, options),
       signal: controller.signal,
-      warn: (message) => process.stderr.write(`Warning: ${message}\n`),
+      warn: (message) => {
+        process.stderr.write(`Warning: ${message}\n`);
+        if (options.json === true) printEvent({ event: 'warning', ...{ message } });
+      },
       onProgress: (done, total) => {
         progress.update(done, total);
       },

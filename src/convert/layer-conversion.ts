@@ -25,6 +25,8 @@ import { writeLayer, type LayerFile, type WriteLayerOptions } from './write-laye
 /** Pushes under way while the next layer is applied; each holds a work file. */
 const MAX_PUSHES = 2;
 
+/** Layers that the target is asked for at the same time. */
+export const QUESTIONS = 8;
 /** What the reference compresses with, unless told otherwise. */
 const DEFAULT_BLOCK = 4096;
 
@@ -101,17 +103,25 @@ export class LayerConversion {
   /** Finds the layers that need not be made: their indexes. */
   async #reuse(): Promise<ReadonlySet<number>> {
     const reused = new Set<number>();
-    for (const [index, source] of this.#image.manifest.layers.entries()) {
-      const identity = this.#identities[index];
-      const known = identity && this.#options.cache?.find(identity);
-      if (identity === undefined || known === undefined) continue;
-      const outcome = await this.#present(known);
-      if (outcome === undefined) continue;
-      reused.add(index);
-      this.#options.cache?.note(identity, known, placeOf(this.#target));
-      this.#report({ index, source, outcome, reused: true, ...known });
-    }
+    const layers = [...this.#image.manifest.layers.entries()];
+    for (let at = 0; at < layers.length; at += QUESTIONS)
+      await Promise.all(
+        layers.slice(at, at + QUESTIONS).map(async ([index, source]) => {
+          if (await this.#reuseLayer(index, source)) reused.add(index);
+        }),
+      );
     return reused;
+  }
+
+  async #reuseLayer(index: number, source: Descriptor): Promise<boolean> {
+    const identity = this.#identities[index];
+    const known = identity && this.#options.cache?.find(identity);
+    if (identity === undefined || known === undefined) return false;
+    const outcome = await this.#present(known);
+    if (outcome === undefined) return false;
+    this.#options.cache?.note(identity, known, placeOf(this.#target));
+    this.#report({ index, source, outcome, reused: true, ...known });
+    return true;
   }
 
   /** How a blob that was pushed before is at the target; undefined if it is not. */

@@ -13,7 +13,7 @@ import {
 } from '../oci/index.js';
 import { imagesOf } from './convert-index.js';
 import type { CachedLayer } from './layer-cache.js';
-import { layerIdentities, mountableFrom } from './layer-conversion.js';
+import { layerIdentities, mountableFrom, QUESTIONS } from './layer-conversion.js';
 import { layerDescriptor } from './new-manifest.js';
 import { DEFAULT_VIRTUAL_SIZE, firstVirtualSize, type ConvertOptions } from './options.js';
 import { readSourceImage, type SourceImage } from './source-image.js';
@@ -95,9 +95,15 @@ async function planImage(
   const sources = image.manifest.layers;
   const virtualSize = firstVirtualSize(least, sources, grow);
   const identities = layerIdentities(image.diffIds, virtualSize, zfile);
-  const found = await Promise.all(
-    identities.map((identity) => presence(target, options.cache?.find(identity), options)),
-  );
+  const found: Awaited<ReturnType<typeof presence>>[] = [];
+  for (let at = 0; at < identities.length; at += QUESTIONS)
+    found.push(
+      ...(await Promise.all(
+        identities
+          .slice(at, at + QUESTIONS)
+          .map((identity) => presence(target, options.cache?.find(identity), options)),
+      )),
+    );
   const rates = zfile?.codec === Codec.ZSTD ? RATES.zstd : RATES.lz4;
   const last = found.findLastIndex((known) => known === undefined);
   const layers: LayerPlan[] = [];

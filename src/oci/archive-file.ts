@@ -1,6 +1,6 @@
 /**
- * A tar file whose members are read in place. Its headers are read once, content is passed over; nothing is unpacked, so
- * no name in it can lead anywhere but to its own members.
+ * A tar file whose members are read in place. Its headers are read once, content is passed over; no member is unpacked,
+ * so no name in it can lead anywhere but to another member.
  */
 import {
   checkRange,
@@ -11,6 +11,7 @@ import {
   type ReadOptions,
 } from '../blob/index.js';
 import { readTar, type SkippableChunks } from '../tar/index.js';
+import { unpackArchive, type ArchivePacking } from './unpack-archive.js';
 
 /** Images have tens of members; a file of headers only must not fill the memory. */
 const MAX_MEMBERS = 100_000;
@@ -30,7 +31,7 @@ class MemberBlob implements ReadableBlob {
 
   constructor(file: ReadableBlob, name: string, offset: number, size: number) {
     this.#file = file;
-    this.name = `${file.name}(${name})`;
+    this.name = name;
     this.#offset = offset;
     this.size = size;
   }
@@ -88,12 +89,18 @@ export class ArchiveFile {
   }
 
   /**
-   * Opens the file and reads all headers.
+   * Opens the file and reads all headers. One that is packed with gzip or zstd is unpacked first.
+   * @param workDir where to; default: the directory for temporary files.
    * @throws IoError; ConfigError for a packed archive; ConvertError OBD_CONVERT_BAD_TAR that says where.
    */
-  static async open(path: string): Promise<ArchiveFile> {
-    const file = await FileBlob.open(path);
+  static async open(path: string, workDir?: string): Promise<ArchiveFile> {
+    let file = await FileBlob.open(path);
     try {
+      const packing = await packingOf(file, path);
+      if (packing !== undefined) {
+        await file.close();
+        file = await unpackArchive(path, packing, workDir);
+      }
       const archive = new ArchiveFile(path, file);
       await archive.#scan();
       return archive;
@@ -104,16 +111,6 @@ export class ArchiveFile {
   }
 
   async #scan(): Promise<void> {
-    const head = new Uint8Array(Math.min(4, this.#file.size));
-    await this.#file.read(0, head);
-    const packed = packedBy(head);
-    if (packed !== undefined)
-      throw new ConfigError('OBD_CONFIG_VALUE', `Cannot read "${this.path}": the archive is packed`, {
-        source: this.path,
-        expected: 'a tar',
-        actual: packed.what,
-        hint: `Its members are read in place: unpack it with ${packed.program} first`,
-      });
     for await (const entry of readTar(chunksOf(this.#file), this.path)) {
       if (this.#members.size >= MAX_MEMBERS)
         throw new RegistryError(
@@ -155,7 +152,7 @@ export class ArchiveFile {
       throw new RegistryError('OBD_REGISTRY_NOT_FOUND', `Cannot find "${name}" in archive "${this.path}"`, {
         source: this.path,
       });
-    return new MemberBlob(this.#file, name, found.offset, found.size);
+    return new MemberBlob(this.#file, `${this.path}(${name})`, found.offset, found.size);
   }
 
   /** A small member as a whole. @throws RegistryError if it is missing or larger than `maxSize`. */
@@ -178,12 +175,26 @@ export class ArchiveFile {
   }
 }
 
-/** How a file is packed, by its first bytes. */
-export function packedBy(head: Uint8Array): { readonly what: string; readonly program: string } | undefined {
+/** How the archive is packed. @throws ConfigError for what cannot be unpacked here */
+async function packingOf(file: FileBlob, path: string): Promise<ArchivePacking | undefined> {
+  const head = new Uint8Array(Math.min(4, file.size));
+  await file.read(0, head);
+  const packed = packedBy(head);
+  if (packed === undefined || packed === 'gzip' || packed === 'zstd') return packed;
+  throw new ConfigError('OBD_CONFIG_VALUE', `Cannot read "${path}": the archive is packed with ${packed}`, {
+    source: path,
+    expected: 'a tar, plain or packed with gzip or zstd',
+    actual: packed,
+    hint: `Unpack it with ${packed} -d first`,
+  });
+}
+
+/** How bytes are packed, by the first four. */
+export function packedBy(head: Uint8Array): ArchivePacking | 'xz' | 'bzip2' | undefined {
   const hex = Buffer.from(head).toString('hex');
-  if (hex.startsWith('1f8b')) return { what: 'gzip', program: 'gunzip' };
-  if (hex.startsWith('28b52ffd')) return { what: 'zstd', program: 'unzstd' };
-  if (hex.startsWith('fd377a58')) return { what: 'xz', program: 'unxz' };
-  if (hex.startsWith('425a68')) return { what: 'bzip2', program: 'bunzip2' };
+  if (hex.startsWith('1f8b')) return 'gzip';
+  if (hex.startsWith('28b52ffd')) return 'zstd';
+  if (hex.startsWith('fd377a58')) return 'xz';
+  if (hex.startsWith('425a68')) return 'bzip2';
   return undefined;
 }

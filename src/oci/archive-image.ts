@@ -8,15 +8,18 @@ import { checkSize, chooseEntry, StoredImage } from './stored-image.js';
 /** A source in an archive, which is opened when it is first needed. */
 export abstract class ArchiveImage extends StoredImage {
   readonly path: string;
+  readonly #workDir: string | undefined;
   #archive: Promise<ArchiveFile> | undefined;
 
-  constructor(path: string) {
+  /** @param workDir where a packed archive is unpacked. */
+  constructor(path: string, workDir: string | undefined) {
     super();
     this.path = path;
+    this.#workDir = workDir;
   }
 
   protected archive(): Promise<ArchiveFile> {
-    this.#archive ??= ArchiveFile.open(this.path);
+    this.#archive ??= ArchiveFile.open(this.path, this.#workDir);
     return this.#archive;
   }
 
@@ -37,8 +40,8 @@ export class OciArchiveSource extends ArchiveImage {
   readonly name: string;
   readonly #tag: string | undefined;
 
-  constructor(path: string, tag: string | undefined) {
-    super(path);
+  constructor(path: string, tag: string | undefined, workDir?: string) {
+    super(path, workDir);
     this.#tag = tag;
     this.name = `oci-archive:${path}${tag === undefined ? '' : `:${tag}`}`;
   }

@@ -52,8 +52,8 @@ export class DockerArchiveSource extends ArchiveImage {
   #document: Promise<ImageDocument> | undefined;
 
   /** @param reference which image, if there are several: a tag of it, or `@0` for the first. */
-  constructor(path: string, reference: string | undefined) {
-    super(path);
+  constructor(path: string, reference: string | undefined, workDir?: string) {
+    super(path, workDir);
     this.#reference = reference;
     this.name = `docker-archive:${path}${reference === undefined ? '' : `:${reference}`}`;
   }
@@ -107,7 +107,7 @@ export class DockerArchiveSource extends ArchiveImage {
     const member = archive.member(path);
     const head = new Uint8Array(Math.min(4, member.size));
     await member.read(0, head);
-    const packed = packedBy(head)?.what;
+    const packed = packedBy(head);
     if (packed !== undefined && packed !== 'gzip' && packed !== 'zstd')
       throw this.#bad(`layer "${path}" is packed with ${packed}, expected a tar, gzip or zstd`);
     const named = /^blobs\/(sha256)\/([0-9a-f]{64})$/.exec(path);

@@ -27,6 +27,12 @@ export interface ImageOpeners {
   readonly containerd?: (image: string) => ImageSource & ImageTarget;
 }
 
+/** How sources are opened. */
+export interface SourceOptions extends ImageOpeners {
+  /** Where an archive that is packed as a whole is unpacked; default: the directory for temporary files. */
+  readonly workDir?: string;
+}
+
 /** How targets are opened. */
 export interface TargetOptions extends ImageOpeners {
   /** An archive may take the place of a file. */
@@ -91,7 +97,7 @@ export function parseImageName(text: string): ImageName {
 export function openImageSource(
   name: string,
   client: RegistryClient,
-  openers: ImageOpeners = {},
+  openers: SourceOptions = {},
 ): ImageSource {
   const parsed = parseImageName(name);
   switch (parsed.kind) {
@@ -100,9 +106,9 @@ export function openImageSource(
     case 'oci':
       return new LayoutImage(parsed.directory, parsed.tag);
     case 'oci-archive':
-      return new OciArchiveSource(parsed.path, parsed.tag);
+      return new OciArchiveSource(parsed.path, parsed.tag, openers.workDir);
     case 'docker-archive':
-      return new DockerArchiveSource(parsed.path, parsed.tag);
+      return new DockerArchiveSource(parsed.path, parsed.tag, openers.workDir);
     case 'containerd':
       return openContainerd(parsed.image, openers);
   }

@@ -4,6 +4,7 @@ import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { describe } from 'node:test';
 import { gzipSync } from 'node:zlib';
+import { compress } from 'zstd-napi';
 import { MemoryBlob } from '../../src/blob/index.js';
 import {
   digestOf,
@@ -16,6 +17,7 @@ import {
   type Descriptor,
   type ImageSource,
 } from '../../src/oci/index.js';
+import { unpackArchive } from '../../src/oci/unpack-archive.js';
 import { RegistryClient } from '../../src/registryblob/index.js';
 import { digest, memberBytes, tarOf, writeLayout } from '../convert/make-image.js';
 import { tempDir } from '../support/unpack.js';
@@ -98,7 +100,8 @@ describe('oci-archive:', () => {
     const blobs = join(dir, 'layout', 'blobs', 'sha256');
     tar(join(dir, 'layout'), '-cf', join(dir, 'good.tar'), '.');
     const good = readFileSync(join(dir, 'good.tar'));
-    writeFileSync(join(dir, 'packed.tar.gz'), gzipSync(good));
+    writeFileSync(join(dir, 'torn.tar.gz'), gzipSync(good).subarray(0, 400));
+    writeFileSync(join(dir, 'packed.tar.xz'), Buffer.from('fd377a585a000004', 'hex'));
     writeFileSync(join(dir, 'torn.tar'), good.subarray(0, good.length / 2));
     writeFileSync(join(dir, 'empty.tar'), Buffer.alloc(1024));
     writeFileSync(join(dir, 'nothing.tar'), '');
@@ -109,7 +112,8 @@ describe('oci-archive:', () => {
     writeFileSync(layerFile, bytes);
     tar(join(dir, 'layout'), '-cf', join(dir, 'flipped.tar'), '.');
     for (const [name, code, message] of [
-      ['packed.tar.gz', 'OBD_CONFIG_VALUE', /packed/],
+      ['torn.tar.gz', 'OBD_CONVERT_BAD_TAR', /gzip stream: unexpected end/],
+      ['packed.tar.xz', 'OBD_CONFIG_VALUE', /packed with xz/],
       ['torn.tar', 'OBD_CONVERT_BAD_TAR', /unexpected end/],
       ['empty.tar', 'OBD_CONFIG_NOT_FOUND', /no index.json/],
       ['nothing.tar', 'OBD_CONFIG_NOT_FOUND', /no index.json/],
@@ -121,6 +125,35 @@ describe('oci-archive:', () => {
       await assert.rejects(contentOf(source), { code, message }, name);
       await source.close();
     }
+  });
+
+  test('that is packed as a whole is unpacked into the work directory, within bounds', async (t) => {
+    const dir = tempDir(t);
+    const work = tempDir(t);
+    writeLayout(join(dir, 'layout'), LAYERS);
+    tar(join(dir, 'layout'), '-cf', join(dir, 'image.tar'), '.');
+    const plain = readFileSync(join(dir, 'image.tar'));
+    writeFileSync(join(dir, 'image.tar.gz'), gzipSync(plain));
+    writeFileSync(join(dir, 'image.tar.zst'), compress(plain));
+    for (const packing of ['gz', 'zst']) {
+      const source = openImageSource(`oci-archive:${dir}/image.tar.${packing}:src`, client, {
+        workDir: work,
+      });
+      assert.deepEqual(
+        await contentOf(source),
+        LAYERS.map((layer) => gzipSync(layer)),
+      );
+      assert.deepEqual(readdirSync(work), [], 'its file has no name');
+      await source.close();
+    }
+    await assert.rejects(unpackArchive(join(dir, 'image.tar.gz'), 'gzip', work, 1000), {
+      code: 'OBD_CONVERT_BAD_TAR',
+      message: /more than 1000 bytes/,
+    });
+    await assert.rejects(unpackArchive(join(dir, 'image.tar.gz'), 'gzip', join(dir, 'none')), {
+      code: 'OBD_IO_NOT_FOUND',
+    });
+    assert.deepEqual(readdirSync(work), []);
   });
 
   test('has only its own members, whatever their names and links say', async (t) => {
