@@ -115,6 +115,33 @@ for (const type of ['append', 'sparse'])
       await node.removeAll();
     });
 
+    test('kill -9 of a FUSE service: what was synced is there at the next use, and can be committed', async (t) => {
+      const { node, top } = await nodeWithImage(t, { writableLayerType: type });
+      const target = await node.mount('c', await node.client.prepare('c', top, DIR));
+      for (const n of [1, 2, 3]) {
+        await writeFile(join(target, `file-${n}`), Buffer.alloc(MiB, n));
+        await run('sync', [join(target, `file-${n}`)]);
+      }
+      await run('sync', ['-f', target]);
+      await writeFile(join(target, 'never-synced'), Buffer.alloc(MiB, 4));
+      await node.stop('overlaybd-tcmu', 'SIGKILL');
+      await assert.rejects(run('sync', [join(target, 'never-synced')]));
+      await node.startService();
+      const mounts = await node.client.mounts('c');
+      const again = await node.mount('again', mounts);
+      for (const n of [1, 2, 3])
+        assert.deepEqual(await readFile(join(again, `file-${n}`)), Buffer.alloc(MiB, n));
+      assert.match(await release(again), /^\d+\.\d+/);
+      await writeFile(join(again, 'after'), 'after');
+      await node.unmount(again);
+      await node.unmount(target);
+      await node.client.commit('layer', 'c');
+      const seen = await node.mount('v', await node.client.view('v', 'layer'));
+      assert.equal(await readFile(join(seen, 'after'), 'utf8'), 'after');
+      assert.deepEqual(await readFile(join(seen, 'file-3')), Buffer.alloc(MiB, 3));
+      await node.removeAll();
+    });
+
     test('a disk without an image has the size that a label says, and nothing in it', async (t) => {
       const node = await SnapshotterNode.start(t, 'unused.example', { writableLayerType: type });
       const labels = { ...DIR, [`${OBD}/vsize`]: '1' };

@@ -6,6 +6,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 
+import { missing } from '../support/commands.js';
 import { fixturesDir, noFixtures } from '../support/fixtures.js';
 import { insideMachine, noMachine, runInMachine } from './machine.js';
 
@@ -26,9 +27,19 @@ const scenarios: Readonly<Record<string, string>> = {
   'failing-image': 'an image that cannot be opened fails the write to enable, says why, and leaves nothing',
 };
 
+/** With Debian's containerd and runc, and the snapshotter. */
+const nodeScenarios: Readonly<Record<string, string>> = {
+  'containerd-modes':
+    'containerd runs a lazily pulled image through an overlay, a directory and a device; what was written is committed and runs',
+  'containerd-restarts':
+    'ten containers read and write on while the service, the snapshotter and containerd are killed or restarted',
+};
+const noContainerd = missing({ containerd: 'containerd', ctr: 'containerd', runc: 'runc' });
+
 describe('overlaybd-tcmu in a kernel with TCMU', { skip: noMachine }, () => {
-  for (const [script, behaviour] of Object.entries(scenarios)) {
-    test(behaviour, { skip: noFixtures }, async () => {
+  for (const [script, behaviour] of Object.entries({ ...scenarios, ...nodeScenarios })) {
+    const skip = noFixtures || (script in nodeScenarios && noContainerd);
+    test(behaviour, { skip }, async () => {
       const run = await runInMachine([`test/vm/guest/${script}`, insideMachine(fixturesDir ?? '/')], {
         timeoutSeconds: 300,
       });
