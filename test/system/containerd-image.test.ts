@@ -57,7 +57,10 @@ test('obdconv reads and writes containerd’s images', { skip: noLab, timeout: 3
 
   await t.test('a name that leads elsewhere is moved, and the old image goes', async () => {
     const name = 'local/converted:1';
-    await convert(`containerd:${plain}`, `containerd:${name}`);
+    const ctr = (...args: string[]): Promise<string> =>
+      lab.run('overlaybd-ctr', '--address', node.address, ...args);
+    await ctr('obdconv', '--vsize', '32', plain, name);
+    assert.ok((await ctr('image', 'ls', '-q')).split('\n').includes(name));
     const before = await lab.blobs();
     await lab.run(
       'obdconv',
