@@ -8,8 +8,9 @@
  */
 import { createHash } from 'node:crypto';
 import { mkdirSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { join } from 'node:path';
-import { open, type RootDatabase } from 'lmdb';
+import type * as Lmdb from 'lmdb';
 import { z } from 'zod';
 import type { LayerCounts } from './oci-layer.js';
 
@@ -57,10 +58,10 @@ export interface LayerIdentity {
 
 /** See the head of this file. */
 export class LayerCache {
-  readonly #db: RootDatabase<string, string>;
+  readonly #db: Lmdb.RootDatabase<string, string>;
   readonly #maxEntries: number;
 
-  private constructor(db: RootDatabase<string, string>, maxEntries: number) {
+  private constructor(db: Lmdb.RootDatabase<string, string>, maxEntries: number) {
     this.#db = db;
     this.#maxEntries = maxEntries;
   }
@@ -68,6 +69,8 @@ export class LayerCache {
   /** Opens the cache in a directory, or makes it (mode 0700). @throws Error of the file system or of LMDB */
   static open(directory: string, maxEntries = MAX_ENTRIES): LayerCache {
     mkdirSync(directory, { recursive: true, mode: 0o700 });
+    // Loaded when needed: tools that only apply layers come through here as well.
+    const { open } = createRequire(import.meta.url)('lmdb') as typeof Lmdb;
     return new LayerCache(
       open<string, string>({
         path: join(directory, 'layers.mdb'),

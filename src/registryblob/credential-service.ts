@@ -3,7 +3,6 @@
  * with the blob's URL, *unescaped*, as `remote_url`; the answer wraps the same document as `cred.json` has.
  */
 import { readFile } from 'node:fs/promises';
-import { Agent } from 'undici';
 import { RegistryError } from '../blob/index.js';
 import {
   findInAuths,
@@ -13,6 +12,7 @@ import {
   type CredentialSource,
   type CredentialTarget,
 } from './credentials.js';
+import { newAgent } from './http-agent.js';
 
 /** How to reach the service. Paths are of PEM files, read anew for each request. */
 export interface CredentialServiceOptions {
@@ -48,7 +48,7 @@ export class ServiceCredentials implements CredentialSource {
       throw fail('it is no http URL');
     const url = new URL(base);
     if (mode === 'https' && url.protocol !== 'https:') throw fail('mode https needs an https URL');
-    const agent = new Agent({
+    const agent = newAgent({
       connections: 1,
       pipelining: 0,
       connect: {

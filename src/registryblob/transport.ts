@@ -6,11 +6,12 @@
  * places is bounded by its callers: a device has a bounded number of commands, a push a bounded number of blobs.
  */
 import type { SecureContext } from 'node:tls';
-import { Agent, type Dispatcher } from 'undici';
+import type { Agent, Dispatcher } from 'undici';
 import { abortedError, ConfigError } from '../blob/index.js';
 import { redactUrl } from '../log/index.js';
 import { DeadlineError, transportError } from './failures.js';
 import { HostSet } from './hosts.js';
+import { newAgent } from './http-agent.js';
 
 /** One request. */
 export interface HttpRequest {
@@ -104,15 +105,20 @@ const MAX_ORIGINS = 1024;
 /** Connections of one process to everything. Calls may overlap. */
 export class Transport {
   readonly #options: TransportOptions;
-  readonly #verifying: Agent;
-  readonly #unverifying: Agent;
+  /** By whether certificates are verified; made when first used. */
+  readonly #agents = new Map<boolean, Agent>();
   readonly #places = new Map<string, Places>();
   #closed = false;
 
   constructor(options: TransportOptions) {
     this.#options = options;
-    const agent = (rejectUnauthorized: boolean): Agent =>
-      new Agent({
+  }
+
+  #agent(rejectUnauthorized: boolean): Agent {
+    const options = this.#options;
+    let agent = this.#agents.get(rejectUnauthorized);
+    if (agent === undefined) {
+      agent = newAgent({
         connections: options.connectionsPerHost,
         pipelining: 1,
         keepAliveTimeout: 20_000,
@@ -128,8 +134,9 @@ export class Transport {
           keepAlive: true,
         },
       });
-    this.#verifying = agent(true);
-    this.#unverifying = agent(false);
+      this.#agents.set(rejectUnauthorized, agent);
+    }
+    return agent;
   }
 
   /**
@@ -196,7 +203,7 @@ export class Transport {
       places.give();
     };
     try {
-      const agent = this.#options.skipVerifyHosts.has(url.host) ? this.#unverifying : this.#verifying;
+      const agent = this.#agent(!this.#options.skipVerifyHosts.has(url.host));
       const body = typeof request.body === 'function' ? request.body() : request.body;
       const answer = await agent.request({
         origin: url.origin,
@@ -232,7 +239,7 @@ export class Transport {
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
-    await Promise.all([this.#verifying.destroy(), this.#unverifying.destroy()]);
+    await Promise.all([...this.#agents.values()].map((agent) => agent.destroy()));
   }
 
   #placesOf(origin: string): Places {

@@ -1,7 +1,7 @@
 /** What layers and disks are packed in when they become files: a ZFile, a tar wrapper, both, or nothing. */
 import type { ByteSink } from '../blob/index.js';
 import { tarWrapperHead, TAR_WRAPPER_HEAD, tarWrapperTail } from '../tar/index.js';
-import { ZFileWriter, type ZFileWriterOptions } from '../zfile/index.js';
+import { ZFileFile, type ZFileWriterOptions } from '../zfile/index.js';
 import type { OutputFile } from './output-file.js';
 
 /** How to pack. */
@@ -25,20 +25,6 @@ export interface PackedSize {
   readonly size: number;
 }
 
-class CountingSink implements ByteSink {
-  plainSize = 0;
-  readonly #sink: ByteSink;
-
-  constructor(sink: ByteSink) {
-    this.#sink = sink;
-  }
-
-  async write(bytes: Uint8Array): Promise<void> {
-    await this.#sink.write(bytes);
-    this.plainSize += bytes.byteLength;
-  }
-}
-
 /** Packs what `fill` writes into `output`, which the caller then finishes. */
 export async function pack(
   output: OutputFile,
@@ -47,17 +33,25 @@ export async function pack(
 ): Promise<PackedSize> {
   const start = packing.tar === true ? TAR_WRAPPER_HEAD : 0;
   output.position = start;
-  const zfile = packing.zfile === undefined ? undefined : new ZFileWriter(output, packing.zfile);
-  const sink = new CountingSink(zfile ?? output);
-  await fill(sink);
-  if (zfile !== undefined) {
-    const { finalHeader } = await zfile.finish();
-    if (packing.initialHeader !== true) await output.writeAt(start, finalHeader);
+  let plainSize: number;
+  if (packing.zfile === undefined) {
+    await fill(output);
+    plainSize = output.position - start;
+  } else {
+    const { initialHeader = false } = packing;
+    const zfile = new ZFileFile(output, start, { ...packing.zfile, initialHeader });
+    try {
+      await fill(zfile);
+      plainSize = zfile.stream.position;
+      output.position = start + (await zfile.finish());
+    } finally {
+      zfile.close();
+    }
   }
   if (packing.tar === true) {
     const stored = output.position - start;
     await output.write(tarWrapperTail(stored));
     await output.writeAt(0, tarWrapperHead(stored));
   }
-  return { plainSize: sink.plainSize, size: output.position };
+  return { plainSize, size: output.position };
 }
