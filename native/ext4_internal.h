@@ -19,7 +19,7 @@ struct dir; // ext4_layer.c
 // Writes whole blocks of file content, wherever that goes.
 int ext4_put_data(struct ext4_image *image, uint64_t block, const uint8_t *data, uint64_t count);
 
-// ext4_dir.c
+// ext4_dir.c, ext4_names.c
 
 struct layer_run {
     uint64_t block, count;
@@ -103,7 +103,7 @@ int ext4_extent_load(struct ext4_image *image, uint32_t inode, struct ext2_inode
 // Writes whole blocks of file content, wherever that goes.
 int ext4_put_data(struct ext4_image *image, uint64_t block, const uint8_t *data, uint64_t count);
 
-// ext4_dir.c
+// ext4_dir.c, ext4_names.c
 int ext4_dir_create(struct ext4_image *image, uint32_t inode, uint32_t parent);
 int ext4_dir_add(struct ext4_image *image, uint32_t directory, const char *name, size_t length,
                  uint32_t inode, uint32_t mode);
