@@ -154,6 +154,12 @@ async function pull(reference: string, flags: PullFlags, whole: boolean): Promis
       });
     });
     progress.stop();
+    const lazy = result.layers.filter(({ state }) => state === 'lazy').length;
+    if (lazy > 0 && (whole || flags.downloadBlobs === true))
+      process.stderr.write(
+        `Warning: ${lazy} of ${result.layers.length} layers were pulled lazily before and are still read from the registry; ` +
+          'to change that, remove the images that have them (ctr image rm --sync) and pull again\n',
+      );
     const milliseconds = Date.now() - started;
     const { namespace } = client ?? {};
     process.stdout.write(

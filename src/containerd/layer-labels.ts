@@ -1,14 +1,19 @@
 /** What a snapshotter is told of a layer: labels, made of the manifest's annotations and of what the user wants. */
 import { RegistryError } from '../blob/index.js';
 import type { Descriptor } from '../oci/index.js';
-import type { Labels } from './messages.js';
+import type { Labels, SnapshotInfo } from './messages.js';
 
 const OBD = 'containerd.io/snapshot/overlaybd/';
 
-/** Annotations of overlaybd layers; the snapshotter's labels have the same names. */
+/** Labels of overlaybd layers; the first two are annotations by the same names. */
 export const LAYER = {
   blobDigest: `${OBD}blob-digest`,
   blobSize: `${OBD}blob-size`,
+  imageRef: 'containerd.io/snapshot/image-ref',
+  /** What CRI and nerdctl say. */
+  criImageRef: 'containerd.io/snapshot/cri.image-ref',
+  /** `download`: the snapshotter is not to be lazy. */
+  download: `${OBD}download-remote-blob`,
 } as const;
 
 /**
@@ -45,6 +50,18 @@ export function looksLazy({ annotations = {}, ...layer }: Descriptor): boolean {
   );
 }
 
+/** True for a snapshot that was made of a layer without its content. containerd keeps the labels it was asked for by. */
+export function isLazy({ labels }: SnapshotInfo): boolean {
+  return (
+    labels[LAYER.blobDigest] !== undefined &&
+    labels[LAYER.blobSize] !== undefined &&
+    (labels[LAYER.imageRef] ?? labels[LAYER.criImageRef]) !== undefined &&
+    labels[LAYER.download] !== 'download' &&
+    labels[`${OBD}acceleration-layer`] !== 'yes' &&
+    !TURBO.some((key) => labels[key] !== undefined)
+  );
+}
+
 /**
  * Labels of the snapshot that a layer is put in.
  * @throws RegistryError OBD_REGISTRY_RESPONSE for annotations that name another blob than the layer: what ran would not
@@ -66,8 +83,8 @@ export function layerLabels(
         );
   const labels: Record<string, string> = {
     'containerd.io/snapshot.ref': more.target,
-    'containerd.io/snapshot/image-ref': more.imageRef,
-    ...(more.downloadBlobs && { [`${OBD}download-remote-blob`]: 'download' }),
+    [LAYER.imageRef]: more.imageRef,
+    ...(more.downloadBlobs && { [LAYER.download]: 'download' }),
   };
   for (const key of DESCRIBING) {
     const value = annotations[key];

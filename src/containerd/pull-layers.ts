@@ -8,15 +8,15 @@ import { ContainerdError } from '../blob/index.js';
 import type { Descriptor } from '../oci/index.js';
 import type { CallOptions } from './connection.js';
 import type { ContainerdClient } from './client.js';
-import { LAYER, layerLabels, looksLazy } from './layer-labels.js';
-import type { Labels, Mount } from './messages.js';
+import { isLazy, LAYER, layerLabels, looksLazy } from './layer-labels.js';
+import type { Labels, Mount, SnapshotInfo } from './messages.js';
 import { isContainerdError } from './names.js';
 
 /** How a layer came to be in place. */
 export type LayerState =
-  /** Its snapshot was there. */
+  /** Its snapshot was there, with what is in it. */
   | 'exists'
-  /** The snapshotter took it without its content. */
+  /** The snapshotter took it without its content, now or before. */
   | 'lazy'
   /** It was fetched, unless its content was there, and unpacked. */
   | 'unpacked';
@@ -112,9 +112,9 @@ async function putLayer(
   const chainId = what.chainIds[index] ?? '';
   if (layer === undefined) throw new RangeError(`There is no layer ${index}`);
   const labels = layerLabels(layer, { target: chainId, imageRef, downloadBlobs });
-  let found: LayerState = 'exists';
   for (let tries = 1; ; tries++) {
-    if (await keepSnapshot(client, snapshotter, chainId, options)) return found;
+    const there = await keepSnapshot(client, snapshotter, chainId, options);
+    if (there !== undefined) return isLazy(there) ? 'lazy' : 'exists';
     const key = `extract-${Date.now()}000000-${randomBytes(3).toString('hex')} ${chainId}`;
     let mounts: readonly Mount[];
     try {
@@ -123,7 +123,6 @@ async function putLayer(
     } catch (error) {
       if (!isContainerdError(error, 'OBD_CONTAINERD_EXISTS') || tries === TRIES)
         throw layerError(error, layer);
-      found = 'lazy';
       continue;
     }
     try {
@@ -141,7 +140,6 @@ async function putLayer(
       await client.removeSnapshot(snapshotter, key).catch(() => undefined); // or with the lease
       if (!isContainerdError(error, 'OBD_CONTAINERD_EXISTS') || tries === TRIES)
         throw layerError(error, layer);
-      found = 'exists';
       continue;
     }
     await client.content.label(
@@ -153,20 +151,20 @@ async function putLayer(
   }
 }
 
-/** Whether a snapshot is there, and will be while we need it. */
+/** A snapshot that is there, and will be while we need it. */
 async function keepSnapshot(
   client: ContainerdClient,
   snapshotter: string,
   name: string,
   options: CallOptions,
-): Promise<boolean> {
-  if ((await client.snapshot(snapshotter, name, options)) === undefined) return false;
-  if (options.lease === undefined) return true;
+): Promise<SnapshotInfo | undefined> {
+  const found = await client.snapshot(snapshotter, name, options);
+  if (found === undefined || options.lease === undefined) return found;
   try {
     await client.addToLease(options.lease, { type: `snapshots/${snapshotter}`, id: name }, options);
-    return true;
+    return found;
   } catch (error) {
-    if (isContainerdError(error, 'OBD_CONTAINERD_NOT_FOUND')) return false;
+    if (isContainerdError(error, 'OBD_CONTAINERD_NOT_FOUND')) return undefined;
     throw error;
   }
 }

@@ -19,7 +19,7 @@ const OBD = 'containerd.io/snapshot/overlaybd/';
 /** A containerd with a snapshotter that takes every layer without its content. */
 function lazyContainerd(t: TestContext): Promise<{ readonly address: string; readonly asked: Asked[] }> {
   let written = 0;
-  const snapshots = new Set<unknown>();
+  const snapshots = new Map<unknown, Record<string, string>>();
   const answers: Readonly<Record<string, Answer>> = {
     'introspection.v1.Introspection/Plugins': () => [
       { plugins: [{ type: 'io.containerd.snapshotter.v1', id: 'overlaybd' }] },
@@ -34,11 +34,13 @@ function lazyContainerd(t: TestContext): Promise<{ readonly address: string; rea
     },
     'content.v1.Content/Update': () => [{}],
     'snapshots.v1.Snapshots/Stat': ({ key }) => {
-      if (snapshots.has(key)) return [{ info: { name: key, kind: 3 } }];
+      const labels = snapshots.get(key);
+      if (labels !== undefined) return [{ info: { name: key, kind: 3, labels } }];
       throw new Refusal(5, 'not found');
     },
-    'snapshots.v1.Snapshots/Prepare': ({ labels }) => {
-      snapshots.add((labels as Record<string, string>)['containerd.io/snapshot.ref']);
+    'snapshots.v1.Snapshots/Prepare': (request) => {
+      const labels = request['labels'] as Record<string, string>;
+      snapshots.set(labels['containerd.io/snapshot.ref'], labels);
       throw new Refusal(6, 'target snapshot already exists');
     },
     'images.v1.Images/Create': () => [{}],

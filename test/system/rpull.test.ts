@@ -94,9 +94,12 @@ test('obd rpull and obd pull', { skip: noLab, timeout: 300_000 }, async (t) => {
     // Another name for the same layers keeps them.
     const other = `${registry.host}/team/debian:other`;
     await pushImage(fixture('debian', 'oci-obd'), other);
-    assert.deepEqual(states(await lab.pull('rpull', other)), ['exists', 'exists', 'exists']);
+    assert.deepEqual(states(await lab.pull('rpull', other)), ['lazy', 'lazy', 'lazy']);
     await node.ctr('image', 'rm', '--sync', name);
     assert.match(await output(lab, other, 'second'), /^\d+\.\d+\n$/);
+    // What is lazy stays so, also when the content is fetched.
+    const whole = await lab.pull('pull', other);
+    assert.deepEqual([states(whole), whole.fetched], [['lazy', 'lazy', 'lazy'], sizeOf(manifest.layers)]);
     await lab.removed(other);
   });
 
@@ -121,6 +124,7 @@ test('obd rpull and obd pull', { skip: noLab, timeout: 300_000 }, async (t) => {
   await t.test('rpull --download-blobs fetches and unpacks', async () => {
     const pulled = await lab.pull('rpull', '--download-blobs', name);
     assert.deepEqual(states(pulled), ['unpacked', 'unpacked', 'unpacked']);
+    assert.deepEqual(states(await lab.pull('rpull', name)), ['exists', 'exists', 'exists']);
     assert.match(await output(lab, name, 'c'), /^\d+\.\d+\n$/);
     await lab.removed(name);
   });
