@@ -178,6 +178,7 @@ async function openLower(
     source = await locateLower(lower, config, what);
     stored = await openSource(source, options);
     if (source.kind === 'remote') fetchTail(stored);
+    if (stored instanceof FileBlob) await stored.keepEnds();
     const unwrapped = await unwrapLayer(stored);
     verifyWhatIsFetched(stored, unwrapped);
     target = await openTarget(lower, config, what, options);
@@ -185,6 +186,9 @@ async function openLower(
       target === undefined
         ? await openSealedLayer(unwrapped.blob)
         : await openWarpLayer(unwrapped.blob, target.plain);
+    // What was of use for opening only: an image may have 255 layers, and a service hundreds of images.
+    if (stored instanceof FileBlob) stored.forgetEnds();
+    unwrapped.zfile?.trim();
     return { ...unwrapped, number, source, stored, target: target?.stored, layer };
   } catch (error) {
     await Promise.allSettled([stored?.close(), target?.plain.close()]);

@@ -88,11 +88,13 @@ class RawPlanner implements FilePlanner {
 /** The range is not local in a file that never is. */
 const NOWHERE: FilePlanner = { size: 0, append: () => false };
 
+/** Pieces of one range, of whichever planner of this thread is asked: each is done with it before it answers. */
+const list = new SegmentList(LIST_CAPACITY);
+
 /** Read-only layers. */
 class StackPlanner implements ReadPlanner {
   readonly #index: SegmentIndex;
   readonly #files: readonly FilePlanner[];
-  readonly #list = new SegmentList(LIST_CAPACITY);
 
   constructor(description: ImageDescription) {
     this.#index = SegmentIndex.from(description.index);
@@ -115,7 +117,6 @@ class StackPlanner implements ReadPlanner {
   /** The same with destinations from `destination` on. */
   append(offset: number, length: number, destination: number, plan: ReadPlan): boolean {
     const before = plan.length;
-    const list = this.#list;
     const first = Math.floor(offset / SECTOR);
     this.#index.lookup(first, Math.ceil((offset + length) / SECTOR) - first, list);
     const skip = offset - first * SECTOR;

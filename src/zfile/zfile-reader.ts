@@ -156,8 +156,13 @@ export class ZFileReader implements ReadableBlob {
     }
   }
 
-  close(): Promise<void> {
+  /** Gives back the memory of the block that is kept for a read that goes on in it. */
+  trim(): void {
     this.#partial = undefined;
+  }
+
+  close(): Promise<void> {
+    this.trim();
     return this.#inner.close();
   }
 
