@@ -25,6 +25,8 @@ import { ARTIFACT_TYPE, subjectOf } from './new-manifest.js';
 import { sumSizes, type ConvertedImage, type ConvertOptions } from './options.js';
 import { badImage, readSourceImage, type SourceImage } from './source-image.js';
 
+/** Real indexes have some ten images; each costs a conversion. */
+const MAX_IMAGES = 256;
 /** BuildKit's link from an attestation to what it is about. */
 const REFERENCE_DIGEST = 'vnd.docker.reference.digest';
 
@@ -66,6 +68,12 @@ export async function imagesOf(
       options.warn?.(`${source.name}: ${describe(entry)} is left out: ${reason}`);
       continue;
     }
+    if (images.length === MAX_IMAGES)
+      throw badImage(
+        source.name,
+        `its index names more than ${MAX_IMAGES} images`,
+        'Choose some: --platform A,B',
+      );
     const document = await source.document(entry, read);
     if (document.kind !== 'manifest')
       throw new RegistryError(

@@ -15,6 +15,8 @@ import { unpackArchive, type ArchivePacking } from './unpack-archive.js';
 
 /** Images have tens of members; a file of headers only must not fill the memory. */
 const MAX_MEMBERS = 100_000;
+/** Longest name that is remembered: Linux has no longer paths, and a hostile archive could fill the memory with them. */
+const MAX_NAME = 4096;
 /** Links on the way to a member. */
 const MAX_LINKS = 8;
 /** Bytes read at once while headers are looked for. */
@@ -111,13 +113,15 @@ export class ArchiveFile {
   }
 
   async #scan(): Promise<void> {
+    let count = 0;
     for await (const entry of readTar(chunksOf(this.#file), this.path)) {
-      if (this.#members.size >= MAX_MEMBERS)
+      if (++count > MAX_MEMBERS)
         throw new RegistryError(
           'OBD_REGISTRY_RESPONSE',
           `Cannot read "${this.path}": it has more than ${MAX_MEMBERS} members`,
           { source: this.path, offset: entry.place.offset },
         );
+      if (entry.path.length > MAX_NAME || entry.linkTarget.length > MAX_NAME) continue;
       const text = Buffer.from(entry.path, 'latin1').toString('utf8');
       const name = normalised(text);
       const target = Buffer.from(entry.linkTarget, 'latin1').toString('utf8');

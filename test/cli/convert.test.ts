@@ -251,43 +251,55 @@ test('obdconv reports a bad layer with status 6 and where it is', async (t) => {
   assert.match(stderr, /OBD_CONVERT_BAD_TAR/);
 });
 
-test('obdconv that is interrupted ends at once, leaves no files and no tag', async (t) => {
-  const dir = tempDir(t);
-  for (const name of ['work', 'registry']) mkdirSync(join(dir, name));
-  await using server = await startRegistryServer({
-    directory: join(dir, 'registry'),
-    bytesPerSecond: 2 ** 20,
+for (const kind of ['oci', 'oci-archive'])
+  test(`obdconv to ${kind}: that is interrupted ends at once, leaves no files and no tag`, async (t) => {
+    const dir = tempDir(t);
+    for (const name of ['work', 'registry']) mkdirSync(join(dir, name));
+    await using server = await startRegistryServer({
+      directory: join(dir, 'registry'),
+      bytesPerSecond: 2 ** 20,
+    });
+    // The server shows layouts in its directory as repositories.
+    writeLayout(join(dir, 'registry', 'slow'), [
+      TAR,
+      tarOf([{ path: 'big', content: randomBytes(8 * 2 ** 20) }]),
+    ]);
+    const name = `docker://${server.host}/slow:src`;
+    const child = spawn(
+      join(checkout, 'bin', 'obdconv'),
+      [
+        '--no-cache',
+        '--plain-http',
+        '--platform',
+        'linux/amd64',
+        '--workdir',
+        join(dir, 'work'),
+        name,
+        `${kind}:${dir}/out:x`,
+      ],
+      { stdio: ['ignore', 'pipe', 'pipe'] },
+    );
+    let stderr = '';
+    child.stderr.on('data', (data: Buffer) => (stderr += data.toString()));
+    const exited = once(child, 'exit');
+    // The configuration has been read, so the layer, which takes 8 s, is on its way.
+    while (server.stats.blobRequests < 1 && child.exitCode === null) await sleep(20);
+    await sleep(1000);
+    const stopped = Date.now();
+    child.kill('SIGINT');
+    const [status] = (await exited) as [number | null];
+    assert.equal(status, 130, stderr);
+    assert.ok(Date.now() - stopped < 5000);
+    assert.match(stderr, /Stopped by SIGINT; "oci.*" is as it was/);
+    assert.deepEqual(readdirSync(join(dir, 'work')), []);
+    assert.deepEqual(
+      readdirSync(dir).filter((name) => name.startsWith('.') || name === 'out.tar'),
+      [],
+    );
+    if (kind === 'oci-archive') {
+      assert.ok(!existsSync(join(dir, 'out')));
+      return;
+    }
+    const index = join(dir, 'out', 'index.json');
+    assert.ok(!existsSync(index) || !readFileSync(index, 'utf8').includes('"x"'));
   });
-  // The server shows layouts in its directory as repositories.
-  writeLayout(join(dir, 'registry', 'slow'), [tarOf([{ path: 'big', content: randomBytes(8 * 2 ** 20) }])]);
-  const name = `docker://${server.host}/slow:src`;
-  const child = spawn(
-    join(checkout, 'bin', 'obdconv'),
-    [
-      '--no-cache',
-      '--plain-http',
-      '--platform',
-      'linux/amd64',
-      '--workdir',
-      join(dir, 'work'),
-      name,
-      `oci:${dir}/out:x`,
-    ],
-    { stdio: ['ignore', 'pipe', 'pipe'] },
-  );
-  let stderr = '';
-  child.stderr.on('data', (data: Buffer) => (stderr += data.toString()));
-  const exited = once(child, 'exit');
-  // The configuration has been read, so the layer, which takes 8 s, is on its way.
-  while (server.stats.blobRequests < 1 && child.exitCode === null) await sleep(20);
-  await sleep(1000);
-  const stopped = Date.now();
-  child.kill('SIGINT');
-  const [status] = (await exited) as [number | null];
-  assert.equal(status, 130, stderr);
-  assert.ok(Date.now() - stopped < 5000);
-  assert.match(stderr, /Stopped by SIGINT; "oci:.*" is as it was/);
-  assert.deepEqual(readdirSync(join(dir, 'work')), []);
-  const index = join(dir, 'out', 'index.json');
-  assert.ok(!existsSync(index) || !readFileSync(index, 'utf8').includes('"x"'));
-});

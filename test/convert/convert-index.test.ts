@@ -124,6 +124,22 @@ test('An index that cannot be converted, or not be stored, is refused before any
   });
 });
 
+test('An index of more images than anyone makes is refused', async (t) => {
+  const dir = tempDir(t);
+  const [first] = (
+    await indexOf(writeIndexLayout(join(dir, 'one'), [{ platform: 'linux/amd64', tars: [ONE] }]))
+  ).manifests;
+  const same = Array.from({ length: 300 }, (_, i) => ({
+    ...first,
+    platform: { os: 'linux', architecture: `cpu${i}` },
+  }));
+  const source = writeIndexLayout(join(dir, 'src'), [{ platform: 'linux/amd64', tars: [ONE] }], same);
+  await assert.rejects(convert(source, `oci:${dir}/out:x`, { workDir: dir, platform: 'all' }), {
+    code: 'OBD_CONVERT_BAD_IMAGE',
+    message: /more than 256 images/,
+  });
+});
+
 test('A single image is converted as such when all platforms are asked for', async (t) => {
   const dir = tempDir(t);
   const source = writeLayout(join(dir, 'src'), [ONE]);

@@ -176,6 +176,21 @@ describe('oci-archive:', () => {
     }
   });
 
+  test('with more members, or longer names, than any image has costs no memory', async (t) => {
+    const dir = tempDir(t);
+    const member = memberBytes({ path: 'x' });
+    writeFileSync(join(dir, 'many.tar'), Buffer.concat(Array<Buffer>(100_001).fill(member)));
+    await assert.rejects(openImageSource(`oci-archive:${dir}/many.tar`, client).resolve(), {
+      code: 'OBD_REGISTRY_RESPONSE',
+      message: /more than 100000 members/,
+    });
+    const long = memberBytes({ path: 'x', pax: { path: `${'./'.repeat(3000)}index.json` }, content: '{}' });
+    writeFileSync(join(dir, 'long.tar'), long);
+    await assert.rejects(openImageSource(`oci-archive:${dir}/long.tar`, client).resolve(), {
+      code: 'OBD_CONFIG_NOT_FOUND',
+    });
+  });
+
   for (const kind of ['oci-archive', 'docker-archive'])
     test(`${kind}: written reads back, is the same each time, and is not written over`, async (t) => {
       const dir = tempDir(t);
