@@ -267,9 +267,10 @@ static const unsigned char *unpack_part(const struct read_step *s, const unsigne
     return into;
 }
 
-// Packed blocks first..last (exclusive), whose stored bytes lie in scratch->stored one after another.
+// Packed blocks first..last (exclusive), whose stored bytes lie at `bytes` one after another.
 static enum execute_result unpack_run(const struct read_step *s, const struct read_step *end,
-                                      struct cursor *c, struct execute_scratch *scratch)
+                                      const unsigned char *bytes, struct cursor *c,
+                                      struct execute_scratch *scratch)
 {
     const uint64_t start = s->file_offset;
     const struct read_step *whole = NULL; // a block that is unpacked, wholly
@@ -280,7 +281,7 @@ static enum execute_result unpack_run(const struct read_step *s, const struct re
                 return EXECUTE_BAD;
             continue;
         }
-        const unsigned char *stored = scratch->stored + (s->file_offset - start);
+        const unsigned char *stored = bytes + (s->file_offset - start);
         if (s->codec & READ_CRC_CHECKED) {
             uint32_t body = s->stored - CRC_LENGTH, expected;
             memcpy(&expected, stored + body, CRC_LENGTH); // little-endian, as every host we build for
@@ -313,6 +314,41 @@ static const unsigned char *kept(const struct read_step *s, struct execute_scrat
     return block_cache_get(scratch->cache, &key, s->skip + s->length);
 }
 
+// How many of the steps from the first on, which is not of zeroes, are one read of the file, and its bytes.
+static size_t run_of(const struct read_step *first, size_t count, uint64_t *bytes)
+{
+    const int raw = first->codec == READ_RAW;
+    uint64_t end = first->file_offset + first->stored;
+    size_t i = 1;
+    for (; i < count; i++) {
+        const struct read_step *s = &first[i];
+        if (s->fd != first->fd || s->codec == READ_ZERO || (s->codec == READ_RAW) != raw)
+            break;
+        if (!raw && same_block(s - 1, s))
+            continue;
+        if (s->file_offset != end || (!raw && end + s->stored - first->file_offset > EXECUTE_MAX_STORED))
+            break;
+        end += s->stored;
+    }
+    *bytes = end - first->file_offset;
+    return i;
+}
+
+uint64_t obd_single_read(const struct read_step *steps, size_t count, struct execute_scratch *scratch)
+{
+    uint64_t bytes;
+    if (count == 0 || steps[0].codec == READ_ZERO || kept(&steps[0], scratch))
+        return 0;
+    return run_of(steps, count, &bytes) == count ? bytes : 0;
+}
+
+enum execute_result obd_unpack_read(const struct read_step *steps, size_t count, const unsigned char *stored,
+                                    const struct iovec *iov, int iov_count, struct execute_scratch *scratch)
+{
+    struct cursor c = {iov, iov + iov_count, 0};
+    return unpack_run(steps, steps + count, stored, &c, scratch);
+}
+
 enum execute_result obd_execute(const struct read_step *steps, size_t count, const struct iovec *iov,
                                 int iov_count, struct execute_scratch *scratch)
 {
@@ -335,29 +371,16 @@ enum execute_result obd_execute(const struct read_step *steps, size_t count, con
             i++;
             continue;
         }
-        uint64_t end = first->file_offset + first->stored;
         enum execute_result r;
+        uint64_t bytes;
+        i += run_of(first, count - i, &bytes);
         if (first->codec == READ_RAW) {
-            for (i++; i < count && steps[i].codec == READ_RAW && steps[i].fd == first->fd &&
-                      steps[i].file_offset == end;
-                 i++)
-                end += steps[i].stored;
-            r = read_plain(first->fd, first->file_offset, end - first->file_offset, &c, scratch);
+            r = read_plain(first->fd, first->file_offset, bytes, &c, scratch);
         } else {
-            for (i++; i < count && steps[i].codec != READ_RAW && steps[i].codec != READ_ZERO &&
-                      steps[i].fd == first->fd;
-                 i++) {
-                if (same_block(&steps[i - 1], &steps[i]))
-                    continue;
-                if (steps[i].file_offset != end ||
-                    end + steps[i].stored - first->file_offset > EXECUTE_MAX_STORED)
-                    break;
-                end += steps[i].stored;
-            }
-            struct iovec into = {scratch->stored, end - first->file_offset};
-            r = read_full(first->fd, first->file_offset, &into, 1, into.iov_len, scratch);
+            struct iovec into = {scratch->stored, bytes};
+            r = read_full(first->fd, first->file_offset, &into, 1, bytes, scratch);
             if (r == EXECUTE_DONE)
-                r = unpack_run(first, &steps[i], &c, scratch);
+                r = unpack_run(first, &steps[i], scratch->stored, &c, scratch);
         }
         if (r != EXECUTE_DONE)
             return r;

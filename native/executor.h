@@ -73,6 +73,13 @@ int obd_check_steps(const struct read_descriptor *in, size_t count, uint64_t len
 enum execute_result obd_execute(const struct read_step *steps, size_t count, const struct iovec *iov,
                                 int iov_count, struct execute_scratch *scratch);
 
+// The two halves of obd_execute, for who reads by himself: the bytes to read from steps[0].file_offset on if
+// the steps of a whole command are one read of a file, else 0; and what is to be done with the bytes of
+// packed blocks when they are there.
+uint64_t obd_single_read(const struct read_step *steps, size_t count, struct execute_scratch *scratch);
+enum execute_result obd_unpack_read(const struct read_step *steps, size_t count, const unsigned char *stored,
+                                    const struct iovec *iov, int iov_count, struct execute_scratch *scratch);
+
 // Copies between a flat buffer and iovecs, at most length bytes from their start; returns the bytes copied.
 size_t obd_scatter(const struct iovec *iov, int iov_count, const void *from, size_t length);
 size_t obd_gather(const struct iovec *iov, int iov_count, void *into, size_t length);

@@ -1,4 +1,5 @@
 #include "io_loop_internal.h"
+#include "io_stage.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,6 +32,8 @@ int io_loop_create(int wake_fd, struct io_loop **out)
         if (!loop->scratch.speeds || !loop->scratch.cache)
             r = -ENOMEM;
     }
+    if (r == 0 && stage_pays())
+        loop->stage = stage_create(); // or not
     if (r == 0)
         r = io_loop_watch(loop, wake_fd, KEY_WAKE);
     if (r == 0)
@@ -41,6 +44,13 @@ int io_loop_create(int wake_fd, struct io_loop **out)
     }
     *out = loop;
     return 0;
+}
+
+int io_loop_group_reads(struct io_loop *loop)
+{
+    if (!loop->stage)
+        loop->stage = stage_create();
+    return loop->stage ? 0 : -ENOMEM;
 }
 
 void io_loop_destroy(struct io_loop *loop)
@@ -56,6 +66,7 @@ void io_loop_destroy(struct io_loop *loop)
         close(loop->epoll_fd);
     if (loop->done_fd >= 0)
         close(loop->done_fd);
+    stage_destroy(loop->stage);
     free(loop->scratch.speeds);
     block_cache_destroy(loop->scratch.cache);
     obd_scratch_free(&loop->scratch);

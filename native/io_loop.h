@@ -50,6 +50,9 @@ struct io_loop;
 // wake_fd: an eventfd that outlives the loop, owned by the caller. Anybody adds 1 to make io_loop_wait
 // return, or 2^32 to make it return -ECANCELED from then on. 0 or -errno.
 int io_loop_create(int wake_fd, struct io_loop **out);
+// Small reads are made in groups from now on, whether that pays here or not (io_stage.h); for tests. 0 or
+// -errno.
+int io_loop_group_reads(struct io_loop *loop);
 // Waits for the pool, then destroys the queues even if commands are in flight (they are abandoned: the next
 // server of the device finds them unanswered).
 void io_loop_destroy(struct io_loop *loop);

@@ -6,7 +6,8 @@
 #include "io_loop.h"
 #include "io_pool.h"
 
-enum { FREE = 0, WITH_JS, IN_POOL, RETRIED }; // RETRIED: to be handed back at the next report
+// STAGED: one of a few reads that are about to be made; RETRIED: to be handed back at the next report
+enum { FREE = 0, WITH_JS, STAGED, IN_POOL, RETRIED };
 enum {
     STOP = 1,              // added to the wake descriptor, times 2^32
     FETCH_AT_ONCE = 64,    // commands of one queue before its neighbours get their turn
@@ -57,6 +58,7 @@ struct io_loop {
         int error;
     } dead[IO_MAX_QUEUES]; // found dead, not reported yet
     uint32_t dead_count;
+    struct stage *stage;            // io_stage.h; NULL: reads are made one by one
     struct io_job *oldest, *newest; // in the pool, by age
     uint64_t pool_seq;
     struct io_loop_stats stats;
@@ -77,5 +79,12 @@ void io_loop_kick(struct io_loop *loop);
 // io_loop_plan.c
 // Completes what the pool has finished, and marks for telling what it could not.
 void io_loop_drain_pool(struct io_loop *loop);
+// Carries out a command's steps here and now, or as much of it as can be done without waiting.
+void io_loop_execute_here(struct io_loop *loop, uint32_t index, struct slot *slot,
+                          const struct read_step *steps, size_t count, const struct iovec *iov,
+                          int iov_count);
+// Has threads that may wait carry out a command's steps.
+void io_loop_execute_elsewhere(struct io_loop *loop, uint32_t index, struct slot *slot,
+                               const struct read_step *steps, size_t count);
 // File descriptors may name other files from now on.
 void io_loop_forget_files(struct io_loop *loop);

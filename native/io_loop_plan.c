@@ -4,6 +4,7 @@
 // pool's helpers and this thread take in turns until none is left. A part that would wait for a disk goes to
 // the pool's other threads.
 #include "io_loop_internal.h"
+#include "io_stage.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -106,24 +107,29 @@ static void wait_elsewhere(struct io_loop *loop, struct io_job *job)
     }
 }
 
-// Carries out loop->steps here and now, or as much of it as can be done without waiting.
-static void execute_here(struct io_loop *loop, uint32_t index, struct slot *slot, const struct iovec *iov,
-                         int iov_count, size_t count)
+void io_loop_execute_elsewhere(struct io_loop *loop, uint32_t index, struct slot *slot,
+                               const struct read_step *steps, size_t count)
 {
-    struct io_job *job;
-    switch (obd_execute(loop->steps, count, iov, iov_count, &loop->scratch)) {
+    struct io_job *job = make_job(loop, index, slot, steps, count);
+    if (job) {
+        given(loop, slot, job);
+        wait_elsewhere(loop, job);
+    } else {
+        retry(loop, index, slot);
+    }
+}
+
+void io_loop_execute_here(struct io_loop *loop, uint32_t index, struct slot *slot,
+                          const struct read_step *steps, size_t count, const struct iovec *iov, int iov_count)
+{
+    switch (obd_execute(steps, count, iov, iov_count, &loop->scratch)) {
     case EXECUTE_DONE:
         loop->stats.inline_reads++;
         io_loop_end(loop, index, slot, 0);
-        return;
+        break;
     case EXECUTE_WOULD_BLOCK:
-        job = make_job(loop, index, slot, loop->steps, count);
-        if (job) {
-            given(loop, slot, job);
-            wait_elsewhere(loop, job);
-            return;
-        }
-        // fall through
+        io_loop_execute_elsewhere(loop, index, slot, steps, count);
+        break;
     case EXECUTE_BAD:
         retry(loop, index, slot);
     }
@@ -225,9 +231,14 @@ int io_loop_execute(struct io_loop *loop, const struct io_planned *batch, size_t
         const struct iovec *iov;
         int iov_count;
         result = prepare(loop, batch[i], plan, plan_count, &index, &slot, &iov, &iov_count);
-        if (result == 0 && !(share && cut(loop, index, slot, (size_t)batch[i].count, &last)))
-            execute_here(loop, index, slot, iov, iov_count, (size_t)batch[i].count);
+        size_t count = (size_t)batch[i].count;
+        if (result != 0 || (share && cut(loop, index, slot, count, &last)) ||
+            (loop->stage && !share && stage_read(loop, index, slot, count, iov, iov_count)))
+            continue;
+        io_loop_execute_here(loop, index, slot, loop->steps, count, iov, iov_count);
     }
+    if (loop->stage)
+        stage_execute(loop);
     if (list) {
         io_pool_compute(loop->pool, list);
         help(loop);

@@ -128,6 +128,8 @@ static void *serve(void *arg)
     static _Thread_local struct read_descriptor plan[PLAN];
     struct io_planned batch[EVENTS];
     check(io_loop_create(s->wake, &loop) == 0, "create");
+    if (rnd() % 2)
+        check(io_loop_group_reads(loop) == 0, "group");
     for (int i = 0; i < s->count; i++)
         check(io_loop_add(loop, s->queues[i]) == i, "add");
     for (;;) {
