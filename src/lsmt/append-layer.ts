@@ -66,6 +66,7 @@ export class AppendLayer implements WritableLayer {
   readonly files: readonly DataFile[];
   readonly unit = SECTOR;
   readonly unitOrigin = 0;
+  readonly seamless = true;
   /** Set if the log was damaged. The caller tells the operator. */
   readonly recovery: Recovery | undefined;
   readonly #data: RwFile;

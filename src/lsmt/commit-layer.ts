@@ -4,7 +4,9 @@
  *   header (flags 7) | data | index, padded to 256 entries | trailer (flags 6)
  *
  * Byte-identical to the reference for the same mapping: data is cut into pieces of 64 sectors, pieces that continue
- * each other are joined while the result stays below 16383 sectors, so the seams fall where the reference's do.
+ * each other are joined while the result stays below 16383 sectors, so the seams fall where the reference's do. For a writable
+ * layer pieces are counted from where its data begins to be continuous, rather than from where each write began: that is the
+ * same for writes of whole pieces (32 KiB) and for runs of less than 8 MiB, and beyond it the content alone decides.
  * The index depends on the mapping alone, so it is laid out first: a layer that readers would refuse is not begun.
  * Memory: the index (16 bytes an entry, at most 1,000,000) and two copy buffers.
  */
@@ -37,6 +39,11 @@ export interface CommitSource {
   segments(): Segments;
   /** By tag. */
   readonly files: readonly DataFile[];
+  /**
+   * Segments that continue each other are one, wherever a write ended: the result depends on the content, not on how it was
+   * written. For layers that are written to; others keep their seams, as the reference keeps them.
+   */
+  readonly seamless?: boolean;
   /** The tag on disk of each file; absent: all 0. */
   readonly diskTags?: readonly number[];
 }
@@ -112,28 +119,34 @@ export interface CommitLayout extends Segments {
   readonly dataSectors: number;
 }
 
-/** Lays out the index of a commit, without padding. O(data / 32 KiB). */
+/**
+ * Lays out the index of a commit, without padding. O(data / 32 KiB).
+ * @param source see {@link CommitSource}.
+ */
 export function layoutCommit(
   segments: Segments,
-  diskTags?: readonly number[],
+  source: Pick<CommitSource, 'diskTags' | 'seamless'> = {},
   limits: CommitLimits = LIMITS,
 ): CommitLayout {
+  const { diskTags, seamless } = source;
   const { words, count } = segments;
   const out = new EntryJoiner(limits.maxSectors);
   let at = HEADER_SECTORS;
   for (let i = 0; i < count; i++) {
     const start = segmentStart(words, i);
-    const length = segmentLength(words, i);
+    const zeroed = isZeroed(words, i);
     const tag = diskTags?.[segmentTag(words, i)] ?? 0;
-    if (isZeroed(words, i)) {
-      out.add(start, length, at, true, tag);
-      continue;
+    let end = start + segmentLength(words, i);
+    for (; seamless === true && i + 1 < count; i++) {
+      if (segmentStart(words, i + 1) !== end || isZeroed(words, i + 1) !== zeroed) break;
+      end += segmentLength(words, i + 1);
     }
-    for (let done = 0; done < length;) {
-      const piece = Math.min(limits.pieceSectors, length - done);
-      out.add(start + done, piece, at, false, tag);
-      done += piece;
-      at += piece;
+    const most = zeroed ? limits.maxSectors : limits.pieceSectors;
+    for (let lba = start; lba < end;) {
+      const piece = Math.min(most, end - lba);
+      out.add(lba, piece, at, zeroed, tag);
+      lba += piece;
+      if (!zeroed) at += piece;
     }
   }
   return { ...out.finish(), dataSectors: at - HEADER_SECTORS };
@@ -210,7 +223,7 @@ export async function commitLayer(
 ): Promise<CommitResult> {
   const limits = options.limits ?? LIMITS;
   const segments = source.segments();
-  const layout = layoutCommit(segments, source.diskTags, limits);
+  const layout = layoutCommit(segments, source, limits);
   const indexCount = Math.ceil(layout.count / limits.indexUnit) * limits.indexUnit;
   if (indexCount > limits.maxEntries)
     throw new FormatError(

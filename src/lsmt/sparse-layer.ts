@@ -45,6 +45,7 @@ export class SparseLayer implements WritableLayer {
   readonly files: readonly DataFile[];
   readonly unit: number;
   readonly unitOrigin: number;
+  readonly seamless = true;
   readonly #file: RwFile;
   #info: LayerInfo;
   #sealed = false;

@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict';
-import { randomBytes } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { existsSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import fc from 'fast-check';
 import { SECTOR } from '../../src/blob/index.js';
-import { AppendLayer, commitLayer, WritableLayerStack } from '../../src/lsmt/index.js';
+import { AppendLayer, commitLayer, SparseLayer, WritableLayerStack } from '../../src/lsmt/index.js';
 import { memoryLayer } from '../support/layers.js';
 import { tempDir } from '../support/unpack.js';
 
@@ -90,6 +90,49 @@ test('What is committed does not depend on whether the layer was compacted', asy
     commits.push(Buffer.concat(parts));
   }
   assert.ok(commits[0]?.equals(commits[1] ?? Buffer.alloc(0)));
+});
+
+test('What is committed depends on the content, not on the kind of layer or the order of writes', async (t) => {
+  const size = 48 << 20;
+  const content = Buffer.alloc(size);
+  for (let at = 0; at < size; at += 4096) content.writeUInt32LE(at + 1, at);
+  const ranges = [
+    [0, 21 << 20],
+    [22 << 20, (22 << 20) + 65536],
+    [30 << 20, (39 << 20) + 512],
+  ] as const;
+  const commits: string[] = [];
+  for (const [kind, step] of [
+    ['append', 256],
+    ['append', 61],
+    ['append backwards', 61],
+    ['append compacted', 100],
+    ['sparse', 97],
+  ] as const) {
+    const dir = tempDir(t);
+    const layer = kind.startsWith('append')
+      ? await AppendLayer.create(
+          { data: join(dir, 'data'), index: join(dir, 'index') },
+          { virtualSize: size },
+        )
+      : await SparseLayer.create(join(dir, 'data'), { virtualSize: size });
+    const stack = await WritableLayerStack.open([], layer);
+    for (const [from, to] of ranges) {
+      const parts: [number, number][] = [];
+      for (let at = from; at < to; at += step * SECTOR) parts.push([at, Math.min(at + step * SECTOR, to)]);
+      if (kind === 'append backwards') parts.reverse();
+      if (kind === 'append compacted') await stack.write(from, Buffer.alloc(65536, 1));
+      for (const [a, b] of parts) await stack.write(a, content.subarray(a, b));
+    }
+    if (kind === 'append compacted') await stack.compact({ batch: 99 * SECTOR });
+    const hash = createHash('sha256');
+    // A sparse layer holds whole blocks; the last range ends in the middle of one, which is zeroes either way.
+    await stack.write((39 << 20) + 512, Buffer.alloc(4096 - 512));
+    await commitLayer(layer, { write: async (bytes) => void hash.update(bytes) });
+    await stack.close();
+    commits.push(hash.digest('hex'));
+  }
+  assert.equal(new Set(commits).size, 1, commits.join('\n'));
 });
 
 test('AppendLayer.compact() under writes, discards and reads changes nothing of what they see', async (t) => {
