@@ -77,6 +77,10 @@ export function addCompressionOptions(command: Command): Command {
 
 /** What {@link addCompressionOptions} means. */
 export function compression(flags: CompressionFlags): ZFileWriterOptions {
+  if (flags.bs === '64')
+    process.stderr.write(
+      'Warning: overlaybd cannot read blocks of 64 KiB that do not compress; --bs 32 and less it always can\n',
+    );
   return {
     codec: flags.algorithm === 'zstd' ? Codec.ZSTD : Codec.LZ4,
     blockSize: Number(flags.bs) * 1024,
