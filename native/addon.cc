@@ -16,6 +16,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports)
     RegisterPack(env, exports);
     RegisterZFile(env, exports);
     RegisterDigest(env, exports);
+    RegisterUnzstd(env, exports);
     RegisterInflate(env, exports);
     RegisterLoad(env, exports);
     return exports;

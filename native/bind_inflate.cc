@@ -18,7 +18,7 @@ class Inflater : public Napi::ObjectWrap<Inflater>
     }
 
     explicit Inflater(const Napi::CallbackInfo &info)
-        : Napi::ObjectWrap<Inflater>(info), decoder(obd_inflate_new())
+        : Napi::ObjectWrap<Inflater>(info), decoder(obd_inflate_new(info[0].ToBoolean().Value()))
     {
         if (!decoder)
             throw Napi::Error::New(info.Env(), "Cannot make a decoder: out of memory");

@@ -16,5 +16,6 @@ void RegisterExt4(Napi::Env env, Napi::Object exports);
 void RegisterPack(Napi::Env env, Napi::Object exports);
 void RegisterZFile(Napi::Env env, Napi::Object exports);
 void RegisterDigest(Napi::Env env, Napi::Object exports);
+void RegisterUnzstd(Napi::Env env, Napi::Object exports);
 void RegisterInflate(Napi::Env env, Napi::Object exports);
 void RegisterLoad(Napi::Env env, Napi::Object exports);

@@ -10,8 +10,9 @@ extern "C" {
 
 struct obd_inflate; // owned by the caller from obd_inflate_new to obd_inflate_free
 
-// NULL when out of memory.
-struct obd_inflate *obd_inflate_new(void);
+// NULL when out of memory. `fast`: by the fastest zlib of the process, for streams read from their beginning;
+// otherwise by the zlib that the addon is built with.
+struct obd_inflate *obd_inflate_new(int fast);
 void obd_inflate_free(struct obd_inflate *d);
 // Begins a new stream. `bits` (0-7) top bits of `byte` come before the input's first byte; the dictionary is
 // the plain data before the starting point (may be NULL, at most 32768 bytes; copied). 0 or -EINVAL.

@@ -2,8 +2,8 @@
  * Layer blobs as plain tars. What a blob is, is told by its first bytes: media types of real images are not always
  * true. Damage is an error that says whether the stream ended early or does not hold together.
  */
-import zstd from 'zstd-napi/binding.js';
 import { ConvertError } from '../blob/index.js';
+import { Unzstd } from '../native/index.js';
 import { gunzip } from './gunzip.js';
 
 /** How a layer blob is packed. */
@@ -60,7 +60,7 @@ export async function* unpackLayer(
     const packed = rest(first, chunks);
     const damage = (problem: unknown): ConvertError => damaged(source, packing, problem);
     if (packing === 'gzip') yield* readAhead(gunzip(packed, damage), 2);
-    else if (packing === 'zstd') yield* unzstd(packed, damage);
+    else if (packing === 'zstd') yield* readAhead(unzstd(packed, damage), 2);
     else yield* packed;
     // Whatever follows the last member is part of the blob's digest, which its stream checks at the end.
     while ((await chunks.next()).done !== true);
@@ -106,21 +106,18 @@ async function* unzstd(
   packed: AsyncIterable<Uint8Array>,
   damage: (problem: unknown) => ConvertError,
 ): AsyncGenerator<Uint8Array, void, undefined> {
-  const context = new zstd.DCtx();
+  const decoder = new Unzstd();
   let inFrame = false;
   for await (const chunk of packed) {
     for (let at = 0; at < chunk.byteLength; at += INPUT) {
       let input = chunk.subarray(at, at + INPUT);
       for (;;) {
         const output = Buffer.allocUnsafe(OUTPUT);
-        let left: number, produced: number, consumed: number;
-        try {
-          [left, produced, consumed] = context.decompressStream(output, input);
-        } catch (error) {
+        const { consumed, produced, ended } = await decoder.run(input, output).catch((error: unknown) => {
           throw damage(error);
-        }
+        });
         input = input.subarray(consumed);
-        inFrame = left !== 0;
+        inFrame = !ended;
         if (produced > 0) yield output.subarray(0, produced);
         // A full buffer may hide more that needs no further input.
         if (input.byteLength === 0 && (produced < OUTPUT || !inFrame)) break;

@@ -50,7 +50,7 @@ export async function* gunzip(
   damage: (problem: unknown) => Error,
 ): AsyncGenerator<Uint8Array, void, undefined> {
   const input = new Input(packed);
-  const inflater = new Inflater();
+  const inflater = new Inflater(true);
   const byte = async (): Promise<number> => {
     const value = await input.byte();
     if (value === undefined) throw damage('unexpected end of file');

@@ -11,6 +11,7 @@ import type { NativeTcmuNetlink, ScsiDevice, ScsiResult } from './tcmu.js';
 import type { NativeInflater } from './inflate.js';
 import type { NativeDigest } from './digest.js';
 import type { PackedBlocks } from './pack.js';
+import type { NativeUnzstd } from './unzstd.js';
 import type { NativeZFileStream } from './zfile-stream.js';
 
 /**
@@ -91,8 +92,10 @@ export interface Addon {
   ) => NativeZFileStream;
   // bind_digest.cc
   readonly Digest: new (algorithm: string) => NativeDigest;
+  // bind_unzstd.cc
+  readonly Unzstd: new () => NativeUnzstd;
   // bind_inflate.cc
-  readonly Inflater: new () => NativeInflater;
+  readonly Inflater: new (fast: boolean) => NativeInflater;
   // bind_load.cc
   fileLoad(load: FileLoad): Promise<FileLoadResult>;
   dropCache(fd: number): number;

@@ -13,6 +13,7 @@ export * from './load.js';
 export * from './memory-queue.js';
 export * from './inflate.js';
 export * from './pack.js';
+export * from './unzstd.js';
 export * from './zfile-stream.js';
 export * from './tcmu.js';
 export { packageRoot } from './addon.js';

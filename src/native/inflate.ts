@@ -23,7 +23,12 @@ export interface InflateStep {
  * memory until it is collected. Wraps obd_inflate.
  */
 export class Inflater {
-  readonly #native: NativeInflater = new addon.Inflater();
+  readonly #native: NativeInflater;
+
+  /** @param fast by the fastest zlib of the process; for streams that are read from their beginning. */
+  constructor(fast = false) {
+    this.#native = new addon.Inflater(fast);
+  }
 
   /**
    * Begins at a block boundary.
