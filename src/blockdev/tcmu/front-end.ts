@@ -7,6 +7,9 @@
  *
  * Start: hold netlink back, end the waits for a predecessor, announce, take over the rings that are there, let netlink
  * go. Until it is let go, whoever enables a device gets EAGAIN and tries again.
+ *
+ * The kernel announces every device to every handler, and takes the first reply: tcmu-runner's devices are left to it. But
+ * without any reply whoever makes or removes one would wait for ever, so after a while we answer for those too.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DeviceError } from '../../blob/index.js';
@@ -24,6 +27,8 @@ const OK = 0;
 const ENOENT = -2;
 const ENODEV = -19;
 const EOPNOTSUPP = -95;
+/** How long another handler has for its own devices. */
+const OTHERS_DEADLINE_MS = 5000;
 /** How long commands in flight may hold up the end of the service. */
 const LEAVE_DEADLINE_MS = 5000;
 
@@ -68,6 +73,7 @@ export class TcmuFrontEnd implements FrontEnd {
   readonly #netlink: TcmuNetlink;
   readonly #devices = new Map<number, TcmuDevice>(); // by minor
   readonly #events = new Set<Promise<void>>();
+  readonly #closing = new AbortController();
   #closed: Promise<void> | undefined;
 
   constructor(context: TcmuContext) {
@@ -114,6 +120,7 @@ export class TcmuFrontEnd implements FrontEnd {
 
   close(): Promise<void> {
     this.#closed ??= (async () => {
+      this.#closing.abort();
       // Whoever is enabling a device now waits for our reply.
       await Promise.race([Promise.all(this.#events), sleep(LEAVE_DEADLINE_MS, undefined, { ref: false })]);
       this.#netlink.close();
@@ -178,6 +185,10 @@ export class TcmuFrontEnd implements FrontEnd {
     let status = OK;
     try {
       const name = parseUioName(event.name);
+      if (name?.configPath === undefined) {
+        const waited = sleep(OTHERS_DEADLINE_MS, true, { ref: false, signal: this.#closing.signal });
+        if (!(await waited.catch(() => false))) return; // theirs, or our successor's
+      }
       logger.debug({ command: event.command, name: event.name, minor: event.minor }, 'netlink event');
       if (event.command === TcmuCommand.ADDED) await this.#added(event, name);
       else if (event.command === TcmuCommand.REMOVED) await this.#removed(event);
