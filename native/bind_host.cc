@@ -2,6 +2,7 @@
 #include "bindings.h"
 #include "host.h"
 #include "pool_work.h"
+#include "project_quota.h"
 #include <string>
 
 static std::string Text(const Napi::CallbackInfo &info, size_t i)
@@ -37,6 +38,18 @@ static Napi::Value Unmount(const Napi::CallbackInfo &info)
     });
 }
 
+static Napi::Value ProjectQuota(const Napi::CallbackInfo &info)
+{
+    std::string directory = Text(info, 0);
+    double project = Number(info, 1), bytes = Number(info, 2);
+    if (!(project >= 0 && project <= 4294967295.0 && bytes >= 0 && bytes <= 9007199254740991.0))
+        throw Napi::RangeError::New(info.Env(), "A project or a number of bytes is out of range");
+    return PoolWork::Run(info.Env(), [=]() -> PoolWork::Numbers {
+        return {static_cast<double>(obd_project_quota(directory.c_str(), static_cast<uint32_t>(project),
+                                                      static_cast<uint64_t>(bytes)))};
+    });
+}
+
 static Napi::Value RaiseFileLimit(const Napi::CallbackInfo &info)
 {
     double want = Number(info, 0);
@@ -55,6 +68,7 @@ void RegisterHost(Napi::Env env, Napi::Object exports)
 {
     exports.Set("mount", Napi::Function::New(env, Mount));
     exports.Set("unmount", Napi::Function::New(env, Unmount));
+    exports.Set("projectQuota", Napi::Function::New(env, ProjectQuota));
     exports.Set("setIoFlusher", Napi::Function::New(env, SetIoFlusher));
     exports.Set("raiseFileLimit", Napi::Function::New(env, RaiseFileLimit));
 }

@@ -6,7 +6,7 @@ import { Command } from 'commander';
 import { DeviceError, ioError } from '../blob/index.js';
 import { loadServiceConfig } from '../image/index.js';
 import { makeLogger, type Logger, type LogLevel } from '../log/index.js';
-import { FileLock, lockFile } from '../native/index.js';
+import { FileLock, lockFile, setProjectQuota } from '../native/index.js';
 import { AdminClient } from '../service/index.js';
 import {
   DEFAULT_SNAPSHOTTER_CONFIG_PATH,
@@ -63,7 +63,10 @@ async function snapshotterCommand(configArgument: string): Promise<void> {
     );
     const client = new AdminClient(apiSocket);
     const host = new ServiceDeviceHost({ client, log, tenant: config.tenant });
-    const snapshotter = await Snapshotter.open({ config, log, host, tools: layerTools });
+    const snapshotter = await Snapshotter.open({
+      ...{ config, log, host, tools: layerTools },
+      limitSpace: setProjectQuota,
+    });
     try {
       const server = await SnapshotsServer.listen(config.address, snapshotter, log);
       log.info({ root: config.root, address: config.address }, 'snapshotter is ready');

@@ -50,6 +50,16 @@ export async function unmountFilesystem(target: string, lazy = false): Promise<v
 }
 
 /**
+ * Puts an empty directory into a project, a number that all files below inherit, and limits what the project may take.
+ * 0 bytes: takes the limit away. Wraps obd_project_quota.
+ * @throws a system error: ESRCH without project quota on the file system, ENOSYS, EOPNOTSUPP or ENOTTY where there is none.
+ */
+export async function setProjectQuota(directory: string, project: number, bytes: number): Promise<void> {
+  const [error = 0] = await addon.projectQuota(directory, project, bytes);
+  if (error !== 0) throw systemError(error, 'quota');
+}
+
+/**
  * Tells the kernel that this thread, and those it starts from now on, serve block devices: memory that they ask for then
  * never waits for writes to a device, which may be their own. Wraps obd_set_io_flusher.
  * @returns false without the privilege (CAP_SYS_RESOURCE), or before Linux 5.6.

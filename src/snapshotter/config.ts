@@ -4,6 +4,7 @@ import { z } from 'zod';
 import { ConfigError } from '../blob/index.js';
 import { loadJson } from '../image/index.js';
 import type { Logger } from '../log/index.js';
+import { parseSize } from './space-limits.js';
 
 /** Where the configuration is, if nothing else is said. */
 export const DEFAULT_SNAPSHOTTER_CONFIG_PATH = '/etc/overlaybd-snapshotter/config.json';
@@ -64,11 +65,8 @@ export async function loadSnapshotterConfig(path: string, log: Logger): Promise<
     );
   if (Buffer.byteLength(config.address) > MAX_SOCKET_PATH)
     fail(`"address" has more than ${MAX_SOCKET_PATH} bytes, which is the most a socket's path can have`);
-  if (config.rootfsQuota !== '')
-    fail(
-      `"rootfsQuota": ${JSON.stringify(config.rootfsQuota)} is not supported yet`,
-      'Leave it out; docs/scope.md lists what is there',
-    );
+  if (config.rootfsQuota !== '' && parseSize(config.rootfsQuota) === undefined)
+    fail(`"rootfsQuota" is ${JSON.stringify(config.rootfsQuota)}, expected a size such as "20g"`);
   if (config.exporterConfig.enable)
     log.warn({ source: path, key: 'exporterConfig' }, 'Configuration key is not supported');
   return config;

@@ -7,4 +7,5 @@ export type { LayerTools, NewWritableLayer, WritablePair } from './layer-tools.j
 export type { Mount } from './mounts.js';
 export type { DiskUsage, Labels, SnapshotKind, SnapshotRecord } from './records.js';
 export * from './snapshotter.js';
+export type { LimitSpace } from './space-limits.js';
 export { SnapshotsClient } from './wire.js';

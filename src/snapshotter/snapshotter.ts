@@ -11,8 +11,7 @@
  * or, directly on an overlaybd layer, a device of its own (writable-layers.ts).
  */
 import { existsSync } from 'node:fs';
-import { mkdir, realpath } from 'node:fs/promises';
-import { OverlaybdError, SnapshotError, ioError } from '../blob/index.js';
+import { OverlaybdError, SnapshotError } from '../blob/index.js';
 import type { Logger } from '../log/index.js';
 import type { SnapshotterConfig } from './config.js';
 import { noDevices, type DeviceHost } from './device-host.js';
@@ -23,12 +22,13 @@ import { KeyedLocks } from './keyed-locks.js';
 import { Label } from './labels.js';
 import { LayerConfigs, layerKind } from './layer-config.js';
 import { noLayerTools, type LayerTools } from './layer-tools.js';
-import { Layout } from './layout.js';
+import { openLayout, type Layout } from './layout.js';
 import { MetadataStore } from './metadata-store.js';
 import { EXTRACTION, MountPoints } from './mount-points.js';
 import type { Mount } from './mounts.js';
 import type { DiskUsage, Labels, SnapshotRecord } from './records.js';
 import { SnapshotDirs } from './snapshot-dirs.js';
+import { SpaceLimits, type LimitSpace } from './space-limits.js';
 import { WritableLayers, writeModeOf } from './writable-layers.js';
 
 /** What a snapshotter is made of. */
@@ -39,6 +39,8 @@ export interface SnapshotterOptions {
   readonly host?: DeviceHost;
   /** Without them, containers have no devices of their own. */
   readonly tools?: LayerTools;
+  /** Without it, containers may write as much as there is room for. */
+  readonly limitSpace?: LimitSpace;
 }
 
 /** The kernel's overlayfs knows "index". */
@@ -55,6 +57,7 @@ export class Snapshotter {
   readonly #configs: LayerConfigs;
   readonly #writable: WritableLayers;
   readonly #mountPoints: MountPoints;
+  readonly #limits: SpaceLimits;
   /** By key: commit and remove of one snapshot do not overlap. */
   readonly #locks = new KeyedLocks();
 
@@ -78,6 +81,9 @@ export class Snapshotter {
       tools,
       sparse: config.writableLayerType === 'sparse',
     });
+    const { rootfsQuota, tenant } = config;
+    const { limitSpace: limit = () => Promise.resolve() } = options;
+    this.#limits = new SpaceLimits({ layout, log, limit, rootfsQuota, tenant });
     this.#mountPoints = new MountPoints({
       config,
       log,
@@ -170,7 +176,8 @@ export class Snapshotter {
     return this.#locks.run(key, async () => {
       const { asyncRemove, autoRemoveDev } = this.#options.config;
       const device = this.#mountPoints.imageDeviceOf(this.#store.get(key));
-      const { id, kind } = this.#store.remove(key);
+      const { id, kind, labels } = this.#store.remove(key);
+      await this.#limits.forget(id, labels);
       if (kind !== 'committed' && device !== undefined && autoRemoveDev)
         await this.#mountPoints.releaseUnused(device);
       if (!asyncRemove) await this.#discard(this.#layout.dir(id), id);
@@ -232,6 +239,8 @@ export class Snapshotter {
     if (mode !== undefined) kept[Label.writable] = mode;
     const own = mode !== undefined && kind === 'active';
     let make = false;
+    const rootfs = labels[Label.targetRef] === undefined && labels[Label.type] !== 'image';
+    if (kind === 'active' && rootfs && !own && !EXTRACTION.test(name)) await this.#limits.apply(id, labels);
     if (own) {
       const { type, makeOptions } = this.#mountPoints.fileSystemOf(labels, parent);
       const ext4 = type === 'ext4' && makeOptions === '';
@@ -381,14 +390,4 @@ function targetExists(labels: Labels): SnapshotError {
     'OBD_SNAPSHOT_EXISTS',
     `target snapshot "${labels[Label.targetRef] ?? ''}" already exists`,
   );
-}
-
-/** The mount table has real paths. */
-async function openLayout(root: string): Promise<Layout> {
-  try {
-    await mkdir(root, { recursive: true, mode: 0o700 });
-    return new Layout(await realpath(root));
-  } catch (error) {
-    throw ioError(error, `open the root "${root}"`, root);
-  }
 }

@@ -6,6 +6,7 @@ import { dirname, join } from 'node:path';
 import test from 'node:test';
 import { silentLogger } from '../../src/log/index.js';
 import { Snapshotter, SnapshotsServer } from '../../src/snapshotter/index.js';
+import { parseSize } from '../../src/snapshotter/space-limits.js';
 import { snapshotterSuite } from '../conformance/snapshotter.js';
 import { CONFIG_DEFAULTS, startServer, type TestServer } from '../support/snapshots-client.js';
 
@@ -185,4 +186,17 @@ test('a root of the reference’s snapshotter is refused, not cleaned', async (t
     }),
     { code: 'OBD_SNAPSHOT_UNSUPPORTED' },
   );
+});
+
+test('sizes of quotas are those that people write', () => {
+  const sizes = {
+    '20g': 20 * 2 ** 30,
+    '512M': 512 * 2 ** 20,
+    '1.5k': 1536,
+    '10GiB': 10 * 2 ** 30,
+    '4096': 4096,
+  };
+  for (const [text, bytes] of Object.entries(sizes)) assert.equal(parseSize(text), bytes);
+  for (const wrong of ['', '0', '-1', '20x', 'g', '1e3', '99999999t'])
+    assert.equal(parseSize(wrong), undefined);
 });

@@ -51,6 +51,16 @@ describe('overlaybd-tcmu in a kernel with TCMU', { skip: noMachine }, () => {
     });
   }
 
+  test('containers have quotas there, on a file system with project quota', async () => {
+    const quotaTest = 'dist/test/system/snapshotter-quota.test.js';
+    const run = await runInMachine(
+      ['sh', '-c', `modprobe -a loop quota_v2 && exec node --test --test-reporter=tap ${quotaTest}`],
+      { timeoutSeconds: 120 },
+    );
+    assert.equal(run.status, 0, run.output + run.messages);
+    assert.match(run.output, /^# skipped 0/m);
+  });
+
   test('the front end passes its own tests there', async () => {
     const run = await runInMachine(
       [
