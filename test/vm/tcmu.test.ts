@@ -31,6 +31,8 @@ const scenarios: Readonly<Record<string, string>> = {
 const nodeScenarios: Readonly<Record<string, string>> = {
   'containerd-modes':
     'containerd runs a lazily pulled image through an overlay, a directory and a device; what was written is committed and runs',
+  installed:
+    'obd install sets a machine up, obd doctor finds nothing wrong, a container runs, and nothing is left after --uninstall',
   'containerd-restarts':
     'ten containers read and write on while the service, the snapshotter and containerd are killed or restarted',
 };
