@@ -36,6 +36,8 @@ export interface Stream<Request, Response> {
   send(request: Request): void;
   /** The next answer; undefined at the end. @throws ContainerdError OBD_CONTAINERD_TIMEOUT if none comes in time */
   next(): Promise<Response | undefined>;
+  /** Aborted when containerd has ended it with an error, which {@link next} tells when the answers before it are read. */
+  readonly failed: AbortSignal;
   /** Ends it, whatever is under way. Idempotent. */
   close(): void;
 }
@@ -144,8 +146,10 @@ export class Connection {
           metadata,
           none,
         )) as unknown as CallStream<Response>;
-    // An error is told by next(); one that comes after close() is of no interest.
-    call.on('error', () => undefined);
+    const failed = new AbortController();
+    call.on('error', () => {
+      failed.abort();
+    });
     const { signal, action, timeoutMs = UNARY_MS } = options;
     const answers = call[Symbol.asyncIterator]();
     const stop = (): void => {
@@ -159,6 +163,7 @@ export class Connection {
     if (requestStream) send(first);
     return {
       send,
+      failed: failed.signal,
       next: async () => {
         let late: ContainerdError | undefined;
         const timer = setTimeout(() => {

@@ -31,8 +31,8 @@ export interface ContentWrite {
   readonly content: ContentName;
   /** Set when it is committed. If the content is there already they are added to it. */
   readonly labels: Labels;
-  /** The bytes from an offset to the end. Not called if the content is there. */
-  readonly read: (offset: number, signal: AbortSignal | undefined) => AsyncIterable<Uint8Array>;
+  /** The bytes from an offset to the end. Not called if the content is there. Aborted if containerd fails, too. */
+  readonly read: (offset: number, signal: AbortSignal) => AsyncIterable<Uint8Array>;
   /** How many of its bytes containerd has. */
   readonly onProgress?: ((done: number) => void) | undefined;
 }
@@ -176,15 +176,23 @@ export class ContentStore {
         await answerOf(stream);
         unanswered--;
       };
-      if (at < total)
-        for await (const data of chunks(what.read(at, options.signal))) {
-          stream.send({ action: Action.WRITE, offset: at, data });
-          at += data.byteLength;
-          unanswered++;
-          if (unanswered === WINDOW) await answered();
-          onProgress?.(at);
-        }
+      // A source may be slow: if containerd fails, it is not waited for.
+      const signal =
+        options.signal === undefined ? stream.failed : AbortSignal.any([options.signal, stream.failed]);
+      try {
+        if (at < total)
+          for await (const data of chunks(what.read(at, signal))) {
+            stream.send({ action: Action.WRITE, offset: at, data });
+            at += data.byteLength;
+            unanswered++;
+            if (unanswered === WINDOW) await answered();
+            onProgress?.(at);
+          }
+      } catch (error) {
+        if (!stream.failed.aborted) throw error;
+      }
       while (unanswered > 0) await answered();
+      if (stream.failed.aborted) await answerOf(stream);
       stream.send({ action: Action.COMMIT, offset: at, total, expected, labels });
       try {
         await answerOf(stream);
@@ -249,7 +257,7 @@ export function bytesOf(blob: ReadableBlob): ContentWrite['read'] {
   return async function* (offset, signal) {
     for (let at = offset; at < blob.size; at += CHUNK) {
       const bytes = new Uint8Array(Math.min(CHUNK, blob.size - at));
-      await blob.read(at, bytes, signal === undefined ? {} : { signal });
+      await blob.read(at, bytes, { signal });
       yield bytes;
     }
   };

@@ -207,7 +207,7 @@ class Pull {
           ref: `layer-${layer.digest}`,
           content: layer,
           labels: this.#sourceLabels,
-          read: (offset) => blob.stream(offset, { signal }),
+          read: (offset, ended) => blob.stream(offset, { signal: ended }),
           onProgress: (done) => {
             if (before !== undefined && done > before) this.#fetched += done - before;
             before = done;

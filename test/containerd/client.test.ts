@@ -105,6 +105,29 @@ test('content that is there is not sent but labelled; one that another writes is
   });
 });
 
+test('a write does not wait for its source when containerd has failed', async (t) => {
+  let asked = 0;
+  const { address } = await fakeContainerd(t, {
+    [WRITE]: ({ action }) => {
+      if (++asked === 2) throw new Refusal(13, 'write: no space left on device');
+      return [{ action, offset: 0 }];
+    },
+  });
+  const client = await connect(t, address);
+  const read: ContentWrite['read'] = async function* (offset, signal) {
+    yield BYTES.subarray(offset, offset + (1 << 20));
+    await new Promise((_, reject) => {
+      signal.addEventListener('abort', () => {
+        reject(new Error('the source was stopped'));
+      });
+    });
+  };
+  await assert.rejects(client.content.write(write({ read }).what), {
+    code: 'OBD_CONTAINERD_REFUSED',
+    message: /no space left/,
+  });
+});
+
 test('read() gives exactly the bytes asked for, or an error', async (t) => {
   let extra = 0;
   const { address } = await fakeContainerd(t, {
