@@ -222,7 +222,6 @@ async function convert(
     process.off('SIGINT', stop).off('SIGTERM', stop);
     await target.close();
     await source.close();
-    await cache?.close();
     await client.close();
   }
 }

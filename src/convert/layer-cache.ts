@@ -3,25 +3,37 @@
  * that came out and the repositories that got it. Names only, no content: whether the blob is still there is asked of
  * the target each time, so the worst that a stale entry does is a request.
  *
- * An LMDB file, shared by processes. It never fails a conversion: what cannot be read is not there, what cannot be
- * written is not remembered.
+ * A log of JSON lines, read when it is opened, added to in single writes, so that processes can share it; what one adds
+ * the others see when they open it next. When it is too long, a new one with the entries used last takes its place. It
+ * never fails a conversion: what cannot be read is not there, what cannot be written is not remembered. (LMDB, which the
+ * snapshotter uses, was tried: it ends the process on a damaged file, which a cache must not.)
  */
-import { createHash } from 'node:crypto';
-import { mkdirSync } from 'node:fs';
-import { createRequire } from 'node:module';
+import { createHash, randomBytes } from 'node:crypto';
+import {
+  appendFileSync,
+  closeSync,
+  fstatSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
-import type * as Lmdb from 'lmdb';
 import { z } from 'zod';
+import { isSystemError } from '../blob/index.js';
 import type { LayerCounts } from './oci-layer.js';
 
 /** To be raised whenever the same input gives other bytes than before. */
 const LAYER_FORMAT = 1;
-/** Entries kept: about 50 MB at the most. When there are more, the tenth that was used longest ago goes. */
-const MAX_ENTRIES = 50_000;
+/** Of the log: some 20,000 entries, read in a tenth of a second. Twice this, and what others added meanwhile, is the most. */
+const MAX_BYTES = 8 * 1024 * 1024;
 /** Repositories remembered of one blob: any of them will do for a mount. */
 const MAX_PLACES = 8;
 
 const schema = z.object({
+  key: z.string().regex(/^[0-9a-f]{64}$/),
   digest: z.string().regex(/^sha256:[0-9a-f]{64}$/),
   size: z.number().int().nonnegative(),
   dataSize: z.number().int().nonnegative(),
@@ -33,8 +45,6 @@ const schema = z.object({
   }),
   /** `host/repository`, last used first. */
   places: z.array(z.string().max(300)).max(MAX_PLACES),
-  /** Milliseconds since 1970. */
-  used: z.number(),
 });
 
 /** A layer that was converted. */
@@ -56,85 +66,127 @@ export interface LayerIdentity {
   readonly blockSize: number;
 }
 
-/** See the head of this file. */
+/** See the head of this file. Calls are synchronous and quick. */
 export class LayerCache {
-  readonly #db: Lmdb.RootDatabase<string, string>;
-  readonly #maxEntries: number;
+  readonly #path: string;
+  readonly #maxBytes: number;
+  /** By key, the one used last at the end. */
+  readonly #layers = new Map<string, CachedLayer>();
+  #bytes = 0;
 
-  private constructor(db: Lmdb.RootDatabase<string, string>, maxEntries: number) {
-    this.#db = db;
-    this.#maxEntries = maxEntries;
+  private constructor(path: string, maxBytes: number) {
+    this.#path = path;
+    this.#maxBytes = maxBytes;
   }
 
-  /** Opens the cache in a directory, or makes it (mode 0700). @throws Error of the file system or of LMDB */
-  static open(directory: string, maxEntries = MAX_ENTRIES): LayerCache {
+  /**
+   * Opens the cache in a directory, or makes it (mode 0700).
+   * @param maxBytes of the log; by default 8 MiB.
+   * @throws Error of the file system
+   */
+  static open(directory: string, maxBytes = MAX_BYTES): LayerCache {
     mkdirSync(directory, { recursive: true, mode: 0o700 });
-    // Loaded when needed: tools that only apply layers come through here as well.
-    const { open } = createRequire(import.meta.url)('lmdb') as typeof Lmdb;
-    return new LayerCache(
-      open<string, string>({
-        path: join(directory, 'layers.mdb'),
-        noSubdir: true,
-        encoding: 'string',
-        overlappingSync: false,
-        cache: false,
-      }),
-      maxEntries,
-    );
+    const cache = new LayerCache(join(directory, 'layers.jsonl'), maxBytes);
+    cache.#load();
+    return cache;
+  }
+
+  #load(): void {
+    let text = '';
+    try {
+      const fd = openSync(this.#path, 'r');
+      try {
+        // Nobody lets it grow to this: it is something else.
+        if (fstatSync(fd).size > 16 * this.#maxBytes) rmSync(this.#path);
+        else text = readFileSync(fd, 'utf8');
+      } finally {
+        closeSync(fd);
+      }
+    } catch (error) {
+      if (!isSystemError(error) || error.code !== 'ENOENT') throw error;
+    }
+    for (const line of text.split('\n')) {
+      const entry = parseLine(line);
+      if (entry === undefined) continue;
+      const { key, ...layer } = entry;
+      this.#layers.delete(key);
+      this.#layers.set(key, layer);
+    }
+    this.#bytes = Buffer.byteLength(text);
+    // A line that a crash cut off must not take the next one with it.
+    if (text !== '' && !text.endsWith('\n')) this.#append('\n');
+    if (this.#bytes > this.#maxBytes) this.#rewrite();
   }
 
   static #key(identity: LayerIdentity): string {
     const { chainId, fsType, virtualSize, codec, blockSize } = identity;
     const all = JSON.stringify([LAYER_FORMAT, chainId, fsType, virtualSize, codec, blockSize]);
-    return `layer:${createHash('sha256').update(all).digest('hex')}`;
+    return createHash('sha256').update(all).digest('hex');
   }
 
   /** What the layer became before, or undefined. */
   find(identity: LayerIdentity): CachedLayer | undefined {
-    try {
-      return this.#get(LayerCache.#key(identity));
-    } catch {
-      return undefined;
-    }
-  }
-
-  #get(key: string): z.infer<typeof schema> | undefined {
-    const value = this.#db.get(key);
-    if (value === undefined) return undefined;
-    return schema.safeParse(JSON.parse(value)).data;
+    return this.#layers.get(LayerCache.#key(identity));
   }
 
   /** Remembers what a layer became. @param place repository that has the blob, if it is in a registry. */
   note(identity: LayerIdentity, layer: Omit<CachedLayer, 'places'>, place: string | undefined): void {
+    const key = LayerCache.#key(identity);
+    const { digest, size, dataSize, counts } = layer;
+    const before = this.#layers.get(key);
+    const known = before?.digest === digest ? before.places.filter((other) => other !== place) : [];
+    const places = [...(place === undefined ? [] : [place]), ...known].slice(0, MAX_PLACES);
+    const entry = { digest, size, dataSize, counts, places };
+    this.#layers.delete(key);
+    this.#layers.set(key, entry);
+    this.#append(lineOf(key, entry));
+    if (this.#bytes > 2 * this.#maxBytes) this.#rewrite();
+  }
+
+  #append(text: string): void {
     try {
-      const key = LayerCache.#key(identity);
-      const { digest, size, dataSize, counts } = layer;
-      this.#db.transactionSync(() => {
-        const before = this.#get(key);
-        const known = before?.digest === digest ? before.places.filter((other) => other !== place) : [];
-        const places = [...(place === undefined ? [] : [place]), ...known].slice(0, MAX_PLACES);
-        this.#db.putSync(key, JSON.stringify({ digest, size, dataSize, counts, places, used: Date.now() }));
-        if (before === undefined) this.#makeRoom();
-      });
+      appendFileSync(this.#path, text, { mode: 0o600 });
+      this.#bytes += Buffer.byteLength(text);
     } catch {
       // The next conversion does without.
     }
   }
 
-  #makeRoom(): void {
-    if (this.#db.getKeysCount() <= this.#maxEntries) return;
-    const all: [number, string][] = [];
-    for (const { key } of this.#db.getRange()) all.push([this.#get(key)?.used ?? 0, key]);
-    all.sort(([a], [b]) => a - b);
-    for (const [, key] of all.slice(0, Math.ceil(this.#maxEntries / 10))) this.#db.removeSync(key);
+  /** Keeps what was used last, half of what the log may have. */
+  #rewrite(): void {
+    const lines: string[] = [];
+    let bytes = 0;
+    for (const [key, layer] of [...this.#layers].reverse()) {
+      const line = lineOf(key, layer);
+      bytes += Buffer.byteLength(line);
+      if (bytes > this.#maxBytes / 2) this.#layers.delete(key);
+      else lines.unshift(line);
+    }
+    const temporary = `${this.#path}.${randomBytes(6).toString('hex')}`;
+    try {
+      writeFileSync(temporary, lines.join(''), { mode: 0o600 });
+      renameSync(temporary, this.#path);
+      this.#bytes = Buffer.byteLength(lines.join(''));
+    } catch {
+      rmSync(temporary, { force: true });
+    }
   }
 
   /** Entries, for people and tests. */
   get size(): number {
-    return this.#db.getKeysCount();
+    return this.#layers.size;
   }
+}
 
-  close(): Promise<void> {
-    return this.#db.close();
+function lineOf(key: string, layer: CachedLayer): string {
+  return `${JSON.stringify({ key, ...layer })}\n`;
+}
+
+function parseLine(line: string): z.infer<typeof schema> | undefined {
+  if (!line.startsWith('{')) return undefined;
+  try {
+    return schema.safeParse(JSON.parse(line)).data;
+  } catch {
+    return undefined;
   }
 }

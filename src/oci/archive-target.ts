@@ -26,7 +26,7 @@ import { blobMember } from './archive-image.js';
 import { digestOf } from './digest.js';
 import type { ImageTarget, PushBlobOptions, PushOutcome } from './image-store.js';
 import { isIndexType, MediaType, parseManifest, type Descriptor } from './manifest.js';
-import { REF_NAME } from './stored-image.js';
+import { CONTAINERD_NAME, REF_NAME } from './stored-image.js';
 
 const BLOCK = 1024 * 1024;
 
@@ -137,7 +137,7 @@ export class ArchiveTarget implements ImageTarget {
     const reference = this.#reference;
     const annotations =
       reference !== undefined
-        ? { 'io.containerd.image.name': reference, [REF_NAME]: parseReference(reference).tag ?? 'latest' }
+        ? { [CONTAINERD_NAME]: reference, [REF_NAME]: parseReference(reference).tag ?? 'latest' }
         : tag === undefined
           ? undefined
           : { [REF_NAME]: tag };

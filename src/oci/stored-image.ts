@@ -8,6 +8,8 @@ import { MAX_CONFIG_SIZE, MAX_MANIFEST_SIZE, type Descriptor, type Index } from 
 
 /** Annotation of an entry of index.json that holds its tag. */
 export const REF_NAME = 'org.opencontainers.image.ref.name';
+/** Annotation with which containerd exports the whole name of an image. */
+export const CONTAINERD_NAME = 'io.containerd.image.name';
 const BLOCK = 1024 * 1024;
 
 /** A source that knows how to open a blob; all else follows from that. */
@@ -114,6 +116,7 @@ export function chooseEntry(index: Index, tag: string | undefined, source: strin
   const found =
     manifests.find((entry) => entry.annotations?.[REF_NAME] === tag) ??
     manifests.find((entry) => entry.annotations?.[REF_NAME]?.endsWith(`:${tag}`) === true) ??
+    manifests.find((entry) => entry.annotations?.[CONTAINERD_NAME] === tag) ??
     manifests.find((entry) => entry.digest === tag);
   if (found !== undefined) return found;
   throw new RegistryError('OBD_REGISTRY_NOT_FOUND', `Cannot find tag "${tag}" in "${source}"`, {

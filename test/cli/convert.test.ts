@@ -101,7 +101,7 @@ test('obdconv uses what it converted before, unless --no-cache says otherwise', 
   };
   const cache = ['--cache-dir', join(dir, 'cache')];
   assert.deepEqual(await convert(source, ...cache), [false]);
-  assert.ok(readdirSync(join(dir, 'cache')).includes('layers.mdb'));
+  assert.ok(readdirSync(join(dir, 'cache')).includes('layers.jsonl'));
   assert.deepEqual(await convert(source, ...cache), [true]);
   assert.deepEqual(await convert(source, ...cache, '--no-cache'), [false]);
   assert.deepEqual(await convert(larger, ...cache), [true, false]);
