@@ -13,7 +13,7 @@ const exec = promisify(execFile);
 const flags = process.argv.slice(2).filter((argument) => argument.startsWith('--'));
 const wanted = process.argv.slice(2).filter((argument) => !argument.startsWith('--'));
 const quick = flags.includes('--quick');
-const [seconds, runs] = quick ? ['0.3', '1'] : ['1.5', '5'];
+const [seconds, runs] = quick ? ['0.3', '1'] : ['0.5', '10'];
 
 const script = (name: string): string => join(packageRoot, 'bench', name);
 
