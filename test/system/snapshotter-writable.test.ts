@@ -142,6 +142,17 @@ for (const type of ['append', 'sparse'])
       await node.removeAll();
     });
 
+    test('SIGTERM of a FUSE service stores what was written, synced or not', async (t) => {
+      const { node, top } = await nodeWithImage(t, { writableLayerType: type });
+      const target = await node.mount('c', await node.client.prepare('c', top, DIR));
+      await writeFile(join(target, 'not-synced'), Buffer.alloc(2 * MiB, 6));
+      await node.stop('overlaybd-tcmu', 'SIGTERM');
+      await node.startService();
+      const again = await node.mount('again', await node.client.mounts('c'));
+      assert.deepEqual(await readFile(join(again, 'not-synced')), Buffer.alloc(2 * MiB, 6));
+      await node.removeAll();
+    });
+
     test('a disk without an image has the size that a label says, and nothing in it', async (t) => {
       const node = await SnapshotterNode.start(t, 'unused.example', { writableLayerType: type });
       const labels = { ...DIR, [`${OBD}/vsize`]: '1' };

@@ -9,6 +9,7 @@
  * when this process dies, by whatever signal, the same happens by itself. What cannot survive is a mount on the device:
  * its reads fail from then on, and it goes with its umount.
  */
+import { execFile } from 'node:child_process';
 import { close as closeCallback } from 'node:fs';
 import { readFile, readdir } from 'node:fs/promises';
 import { promisify } from 'node:util';
@@ -35,6 +36,7 @@ import type { IoWorkers, ServedQueue } from '../io-workers.js';
 import { fuseUnsupported } from './support.js';
 
 const close = promisify(closeCallback);
+const run = promisify(execFile);
 
 /** What a {@link FuseFrontEnd} is made with. */
 export interface FuseFrontEndOptions {
@@ -48,6 +50,9 @@ export interface FuseFrontEndOptions {
  * get I/O errors: they were told by nobody's mount that the device must stay.
  */
 const LAST_USER_MS = 5000;
+
+/** How long the end of the service waits for a file system that is still mounted. */
+const SYNC_MS = 10_000;
 
 class FuseAttachment implements Attachment {
   readonly id: string;
@@ -150,6 +155,7 @@ export class FuseFrontEnd implements FrontEnd {
             { dev: id, devicePath, err: error },
             'device in use ends with the service',
           );
+          if (!attachment.device.readOnly) await this.#syncMount(attachment);
           await this.#letGo(attachment, true);
           await this.#release(attachment, 0);
         }
@@ -204,6 +210,18 @@ export class FuseFrontEnd implements FrontEnd {
       );
     }
     await this.#release(attachment, LAST_USER_MS);
+  }
+
+  /**
+   * Has what was written to a mounted file system stored while that is possible. By a child process: a thread of ours
+   * that waits for our own device would keep this process from dying.
+   */
+  async #syncMount({ id, loop }: FuseAttachment): Promise<void> {
+    const mountpoint = (await usersOf(loop.number)).find((user) => user.startsWith('/'));
+    if (mountpoint === undefined) return;
+    await run('sync', ['-f', mountpoint], { timeout: SYNC_MS }).catch((error: unknown) => {
+      this.#options.logger.warn({ dev: id, mountpoint, err: error }, 'file system is not synced');
+    });
   }
 
   /** The end of the connection that follows from it is no news to {@link #watch}. @returns false if it is in use */
