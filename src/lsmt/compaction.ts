@@ -20,7 +20,7 @@
  * Memory: one bit per sector of data file (8 MiB at most, live-marks.ts), one batch.
  */
 
-import { SECTOR } from '../blob/index.js';
+import { IoError, SECTOR } from '../blob/index.js';
 import { punchHole } from '../native/index.js';
 import type { LogRecord, LogWriter } from './index-log.js';
 import { rewriteLog } from './index-rewrite.js';
@@ -33,6 +33,8 @@ import { SegmentList } from './segment-index.js';
 const BATCH = 8 << 20;
 /** Records that moving may take beside those in proportion to the segments. */
 const ROOM_FOR_MOVES = 1 << 16;
+/** Sectors of what file systems free at least. */
+const BLOCK_SECTORS = 8;
 /** Sectors of the map looked at in one step. */
 const WALK = 1 << 16;
 
@@ -86,21 +88,53 @@ interface Piece {
   readonly to: number;
 }
 
-/** Compacts a layer. One at a time. @throws IoError; AbortError */
+/**
+ * Compacts a layer. One at a time. Where the disk is full, dead blocks are freed first, which takes no space, for the new
+ * log takes some.
+ * @throws IoError; AbortError
+ */
 export async function compactLayer(host: CompactionHost, options: CompactOptions): Promise<CompactResult> {
-  const { data, log, map } = host;
-  const sizeBefore = data.size;
-  const recordsBefore = log.records;
+  try {
+    return await compactOnce(host, options);
+  } catch (error) {
+    if (!(error instanceof IoError) || error.code !== 'OBD_IO_NO_SPACE') throw error;
+    await freeDead(host, options.signal);
+    return compactOnce(host, options);
+  }
+}
+
+/** Steps 1 to 3. */
+async function markLive(
+  host: CompactionHost,
+  signal: AbortSignal | undefined,
+): Promise<{ end: number; marks: LiveMarks }> {
   const end = host.tail();
   await host.writesPassed();
   const marks = new LiveMarks(end);
-  for await (const list of walk(map, options.signal))
+  for await (const list of walk(host.map, signal))
     for (let i = 0; i < list.length; i++)
       if (list.tag[i] === 0) marks.mark(list.moffset[i] ?? 0, list.sectors[i] ?? 0);
-  await log.inTurn(() => log.trimInTurn());
+  await host.log.inTurn(() => host.log.trimInTurn());
   await host.flush();
   await host.readsPassed();
+  return { end, marks };
+}
 
+/** Gives the blocks of dead data back where they are. Old records name them still, and are overruled by later ones. */
+async function freeDead(host: CompactionHost, signal: AbortSignal | undefined): Promise<void> {
+  const { end, marks } = await markLive(host, signal);
+  for (const { start, sectors } of marks.deadRuns(end)) {
+    signal?.throwIfAborted();
+    if (sectors >= BLOCK_SECTORS && !(await punchHole(host.data.fd, start * SECTOR, sectors * SECTOR)))
+      return;
+  }
+}
+
+async function compactOnce(host: CompactionHost, options: CompactOptions): Promise<CompactResult> {
+  const { data, log, map } = host;
+  const sizeBefore = data.size;
+  const recordsBefore = log.records;
+  const { end, marks } = await markLive(host, options.signal);
   const cut = options.logOnly === true ? end : marks.cut();
   // Every move takes a record: make room for them where the log is nearly full.
   if (cut < end && log.room < ROOM_FOR_MOVES + 4 * map.length)
