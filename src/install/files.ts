@@ -105,7 +105,8 @@ export class InstalledFiles {
     const { path, content } = file;
     const { force } = this.#options;
     const disk = await this.#disk(path);
-    const found = await this.#read(disk);
+    // A seed may be a secret: whether it is there is all that counts.
+    const found = file.seed === true ? await this.#exists(disk) : await this.#read(disk);
     if (found === undefined) {
       await this.#write(disk, content, file.mode);
       this.#remember(file);
@@ -231,6 +232,10 @@ export class InstalledFiles {
       break;
     }
     return disk;
+  }
+
+  async #exists(disk: string): Promise<string | undefined> {
+    return (await lstat(disk).catch(() => undefined)) === undefined ? undefined : '';
   }
 
   /** Text of a file; a link counts as somebody's own arrangement, whatever it leads to. */
