@@ -1,9 +1,10 @@
 /**
  * Source layers in the order in which they are applied, the next ones fetched ahead: while one layer is applied, the two
- * after it flow from the registry into files without names. What is read ahead is bounded on disk ({@link MAX_AHEAD});
- * a layer beyond that, and every layer of a source that lies in files, is read from where it is.
+ * after it flow from the registry into files without names. What is read ahead is bounded on disk ({@link MAX_AHEAD}, and
+ * a quarter of what is free); a layer beyond that, and every layer of a source that lies in files, is read from where
+ * it is.
  */
-import type { FileHandle } from 'node:fs/promises';
+import { statfs, type FileHandle } from 'node:fs/promises';
 import type { Readable } from 'node:stream';
 import { ioError } from '../blob/index.js';
 import type { Descriptor, ImageSource } from '../oci/index.js';
@@ -13,7 +14,14 @@ import { namelessFile } from './write-layer.js';
 const LAYERS_AHEAD = 2;
 /** Bytes of layers fetched ahead that are on disk at the same time. */
 const MAX_AHEAD = 2 * 2 ** 30;
+/** The new layers need the rest. */
+const SHARE_OF_FREE = 0.25;
 const STEP = 256 * 1024;
+
+async function freeBytes(directory: string): Promise<number> {
+  const { bavail, bsize } = await statfs(directory);
+  return bavail * bsize;
+}
 
 /** A stream on its way into a file, readable from its beginning while it grows. */
 class Spool {
@@ -83,11 +91,22 @@ export class LayerFetcher {
   readonly #layers: readonly Descriptor[];
   readonly #workDir: string;
   readonly #signal: AbortSignal;
-  readonly #spools = new Map<number, Promise<Spool>>();
+  readonly #free: (directory: string) => Promise<number>;
+  readonly #spools = new Map<number, Promise<Spool | undefined>>();
   #ahead = 0;
 
-  /** @param layers all that will be asked for, in this order. */
-  constructor(source: ImageSource, layers: readonly Descriptor[], workDir: string, signal: AbortSignal) {
+  /**
+   * @param layers all that will be asked for, in this order.
+   * @param free bytes that a directory has room for.
+   */
+  constructor(
+    source: ImageSource,
+    layers: readonly Descriptor[],
+    workDir: string,
+    signal: AbortSignal,
+    free: (directory: string) => Promise<number> = freeBytes,
+  ) {
+    this.#free = free;
     this.#source = source;
     this.#layers = layers;
     this.#workDir = workDir;
@@ -100,27 +119,30 @@ export class LayerFetcher {
     if (layer === undefined) throw new RangeError(`There is no layer ${index}`);
     const started = this.#spools.get(index);
     this.#spools.delete(index);
-    if (started === undefined) {
-      const stream = await this.#source.streamBlob(layer, { signal: this.#signal });
-      this.#startAhead(index);
-      try {
-        for await (const chunk of stream) yield chunk as Uint8Array;
-      } finally {
-        stream.destroy();
-      }
-      return;
-    }
     try {
       const spool = await started;
-      this.#startAhead(index);
-      yield* spool.read();
+      if (spool === undefined) yield* this.#direct(layer, index);
+      else {
+        this.#startAhead(index);
+        yield* spool.read();
+      }
     } finally {
       await this.#release(started);
     }
   }
 
-  async #release(started: Promise<Spool>): Promise<void> {
-    const spool = await started.catch(() => undefined);
+  async *#direct(layer: Descriptor, index: number): AsyncGenerator<Uint8Array, void, undefined> {
+    const stream = await this.#source.streamBlob(layer, { signal: this.#signal });
+    this.#startAhead(index);
+    try {
+      for await (const chunk of stream) yield chunk as Uint8Array;
+    } finally {
+      stream.destroy();
+    }
+  }
+
+  async #release(started: Promise<Spool | undefined> | undefined): Promise<void> {
+    const spool = await started?.catch(() => undefined);
     if (spool === undefined) return;
     await spool.close();
     this.#ahead -= spool.size;
@@ -139,19 +161,21 @@ export class LayerFetcher {
     }
   }
 
-  async #start(layer: Descriptor): Promise<Spool> {
+  /** Undefined if there is no room for it. */
+  async #start(layer: Descriptor): Promise<Spool | undefined> {
     this.#ahead += layer.size;
+    let handle: FileHandle | undefined;
     try {
-      const handle = await namelessFile(this.#workDir);
-      try {
-        const stream = await this.#source.streamBlob(layer, { signal: this.#signal });
-        return new Spool(handle, stream, layer.size);
-      } catch (error) {
-        await handle.close();
-        throw error;
+      if (this.#ahead > SHARE_OF_FREE * (await this.#free(this.#workDir))) {
+        this.#ahead -= layer.size;
+        return undefined;
       }
+      handle = await namelessFile(this.#workDir);
+      const stream = await this.#source.streamBlob(layer, { signal: this.#signal });
+      return new Spool(handle, stream, layer.size);
     } catch (error) {
       this.#ahead -= layer.size;
+      await handle?.close();
       throw error;
     }
   }
