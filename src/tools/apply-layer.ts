@@ -147,20 +147,32 @@ async function copyRuns(
   disk: WritableBlob,
   signal: AbortSignal | undefined,
 ): Promise<number> {
-  const buffer = new Uint8Array(STEP);
+  // One is read while the other is written.
+  const buffers = [new Uint8Array(STEP), new Uint8Array(STEP)] as const;
+  let turn = 0;
+  let writing: Promise<void> = Promise.resolve();
   let changed = 0;
-  for (const { offset, length, zero } of runs) {
-    changed += length;
-    if (zero) {
-      await disk.discard(offset, length);
-      continue;
+  try {
+    for (const { offset, length, zero } of runs) {
+      changed += length;
+      if (zero) {
+        await writing;
+        await disk.discard(offset, length);
+        continue;
+      }
+      for (let at = offset; at < offset + length; at += STEP) {
+        if (signal?.aborted === true) throw abortedError('apply a layer', signal);
+        const bytes = buffers[turn === 0 ? 0 : 1].subarray(0, Math.min(STEP, offset + length - at));
+        turn ^= 1;
+        await readAll(fd, at, bytes);
+        await writing;
+        writing = disk.write(at, bytes);
+        // Its failure is reported by the await above or below; until then it is not unhandled.
+        writing.catch(() => undefined);
+      }
     }
-    for (let at = offset; at < offset + length; at += STEP) {
-      if (signal?.aborted === true) throw abortedError('apply a layer', signal);
-      const bytes = buffer.subarray(0, Math.min(STEP, offset + length - at));
-      await readAll(fd, at, bytes);
-      await disk.write(at, bytes);
-    }
+  } finally {
+    await writing;
   }
   return changed;
 }

@@ -2,14 +2,13 @@
  * The thread of apply-layer.ts: opens or formats the file system, puts the layer's members into it, and says what that
  * changed. The changed bytes are in the image's work file, whose descriptor the whole process can read.
  */
-import { createHash } from 'node:crypto';
 import { constants, createReadStream, openSync } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { Socket } from 'node:net';
 import { parentPort, workerData } from 'node:worker_threads';
 import { ConvertError, ioError, isSystemError, OverlaybdError, type ErrorCode } from '../blob/index.js';
 import { applyLayer, unpackLayer, type LayerCounts } from '../convert/index.js';
-import { Ext4Image, type ChangedRun } from '../native/index.js';
+import { Ext4Image, StreamDigest, type ChangedRun } from '../native/index.js';
 import { readTar } from '../tar/index.js';
 
 /** What the thread is started with. */
@@ -44,7 +43,7 @@ const say = (news: ApplyNews): void => {
 
 /** A FIFO is waited for without blocking: opening it in the usual way would hold a thread until a writer comes. */
 async function openInput(path: string): Promise<AsyncIterable<unknown>> {
-  if (!(await stat(path)).isFIFO()) return createReadStream(path, { highWaterMark: 1 << 18 });
+  if (!(await stat(path)).isFIFO()) return createReadStream(path, { highWaterMark: 1 << 20 });
   const fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
   return new Socket({ fd, readable: true, writable: false });
 }
@@ -61,12 +60,12 @@ async function* hashed(
   path: string,
   checksum: string | undefined,
 ): AsyncGenerator<Uint8Array, void, undefined> {
-  const hash = checksum === undefined ? undefined : createHash('sha256');
+  const hash = checksum === undefined ? undefined : new StreamDigest('sha256');
   for await (const chunk of unpackLayer(chunksOf(path), path)) {
-    hash?.update(chunk);
+    await hash?.update(chunk);
     yield chunk;
   }
-  const actual = hash === undefined ? undefined : `sha256:${hash.digest('hex')}`;
+  const actual = hash === undefined ? undefined : `sha256:${await hash.end()}`;
   if (actual !== checksum)
     throw new ConvertError(
       'OBD_CONVERT_BAD_TAR',

@@ -23,25 +23,32 @@ function compiles(flags: readonly string[]): string | false {
   return run.status === 0 ? false : `this compiler cannot: cc ${flags.join(' ')}`;
 }
 
+/** Builds a program of test/native/stress with a sanitizer and runs it. */
+function runStress(program: string, sources: readonly string[], flag: string, seed: string): void {
+  const path = join(dir, `${program}-${flag.replace(/\W/g, '-')}`);
+  const built = spawnSync(
+    'cc',
+    [
+      ...'-std=gnu11 -D_GNU_SOURCE -g -O1 -Wall -Wextra -Wno-unused-parameter'.split(' '),
+      ...['-Wno-missing-field-initializers', '-fno-sanitize-recover=all', flag],
+      ...['-I', join(checkout, 'native'), join(checkout, 'test/native/stress', `${program}.c`)],
+      ...sources.map((name) => join(checkout, 'native', `${name}.c`)),
+      ...['-llz4', '-lzstd', '-lpthread', '-o', path],
+    ],
+    { encoding: 'utf8' },
+  );
+  assert.equal(built.status, 0, built.stderr);
+  const run = spawnSync(path, [join(dir, 'device'), seed], { encoding: 'utf8', timeout: 120_000 });
+  assert.equal(run.stdout, 'done\n', `seed ${seed}: ${run.signal ?? run.status}\n${run.stderr}`);
+  assert.equal(run.status, 0, run.stderr);
+}
+
 for (const sanitizer of ['address,undefined', 'thread']) {
   const flag = `-fsanitize=${sanitizer}`;
   test(`the native data path is clean under ${flag}`, { skip: compiles([flag]) }, () => {
-    const program = join(dir, `stress-${sanitizer}`);
-    const built = spawnSync(
-      'cc',
-      [
-        ...'-std=gnu11 -D_GNU_SOURCE -g -O1 -Wall -Wextra -Wno-unused-parameter'.split(' '),
-        ...['-Wno-missing-field-initializers', '-fno-sanitize-recover=all', flag],
-        ...['-I', join(checkout, 'native'), join(checkout, 'test/native/stress/stress.c')],
-        ...SOURCES.map((name) => join(checkout, 'native', `${name}.c`)),
-        ...['-llz4', '-lzstd', '-lpthread', '-o', program],
-      ],
-      { encoding: 'utf8' },
-    );
-    assert.equal(built.status, 0, built.stderr);
-    const seed = String(Date.now() % 100000);
-    const run = spawnSync(program, [join(dir, 'device'), seed], { encoding: 'utf8', timeout: 120_000 });
-    assert.equal(run.stdout, 'done\n', `seed ${seed}: ${run.signal ?? run.status}\n${run.stderr}`);
-    assert.equal(run.status, 0, run.stderr);
+    runStress('stress', SOURCES, flag, String(Date.now() % 100000));
+  });
+  test(`ZFiles are packed without a race or a leak under ${flag}`, { skip: compiles([flag]) }, () => {
+    runStress('zfile_stream', ['zfile_stream', 'pack', 'codec', 'crc32c'], flag, '1');
   });
 }

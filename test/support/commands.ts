@@ -1,6 +1,5 @@
 import { spawnSync, type ChildProcess } from 'node:child_process';
-import { readFileSync } from 'node:fs';
-import { constants } from 'node:os';
+import { readdirSync, readlinkSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 
 /** For node:test's `skip`: false if every program is on PATH, otherwise the reason with the package to install. */
@@ -14,17 +13,25 @@ export function missing(programs: Readonly<Record<string, string>>): string | fa
   );
 }
 
-/** Settles when a process has a handler for a signal, however slowly it starts; throws if it ends before. */
-export async function untilItCatches(child: ChildProcess, signal: NodeJS.Signals): Promise<void> {
-  const bit = 1n << BigInt(constants.signals[signal] - 1);
+/**
+ * Settles when a process has a file open, however slowly it starts; throws if it ends before. That a process catches a
+ * signal says nothing: Node.js itself catches SIGTERM from its start, and then dies of it.
+ */
+export async function untilItOpens(child: ChildProcess, path: string): Promise<void> {
   for (;;) {
     if (child.exitCode !== null || child.signalCode !== null)
       throw new Error(
-        `The process ended (${String(child.exitCode ?? child.signalCode)}) before it was ready for ${signal}`,
+        `The process ended (${String(child.exitCode ?? child.signalCode)}) before it opened "${path}"`,
       );
-    const caught =
-      /^SigCgt:\s*([0-9a-f]+)$/m.exec(readFileSync(`/proc/${child.pid}/status`, 'utf8'))?.[1] ?? '0';
-    if ((BigInt(`0x${caught}`) & bit) !== 0n) return;
+    const descriptors = `/proc/${child.pid}/fd`;
+    const isIt = (name: string): boolean => {
+      try {
+        return readlinkSync(`${descriptors}/${name}`) === path;
+      } catch {
+        return false; // It was closed meanwhile.
+      }
+    };
+    if (readdirSync(descriptors).some(isIt)) return;
     await sleep(20);
   }
 }

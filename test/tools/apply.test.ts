@@ -14,10 +14,9 @@ import {
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { gunzipSync } from 'node:zlib';
 import { assertTree, expectedTree } from '../convert/tree.js';
-import { missing, untilItCatches } from '../support/commands.js';
+import { missing, untilItOpens } from '../support/commands.js';
 import { checkout, fixture, noFixtures } from '../support/fixtures.js';
 import { unpackedFixtures } from '../support/golden-images.js';
 import { tempDir } from '../support/unpack.js';
@@ -198,11 +197,9 @@ test('overlaybd-apply stops when it is told to, wherever it waits', async (t) =>
     let stderr = '';
     child.stderr.on('data', (text: Buffer) => (stderr += text.toString()));
     const closed = once(child, 'close');
-    // Settles when the child has opened the FIFO; without one, it is given some time to come that far.
+    await untilItOpens(child, fifo);
     const writer = withWriter ? await open(fifo, 'w') : undefined;
     await writer?.write(Buffer.alloc(100));
-    await untilItCatches(child, 'SIGTERM');
-    await sleep(500);
     child.kill('SIGTERM');
     assert.deepEqual(await closed, [143, null], stderr);
     await writer?.close();
