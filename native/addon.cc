@@ -19,6 +19,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports)
     RegisterUnzstd(env, exports);
     RegisterInflate(env, exports);
     RegisterLoad(env, exports);
+    RegisterSegments(env, exports);
     return exports;
 }
 

@@ -19,3 +19,4 @@ void RegisterDigest(Napi::Env env, Napi::Object exports);
 void RegisterUnzstd(Napi::Env env, Napi::Object exports);
 void RegisterInflate(Napi::Env env, Napi::Object exports);
 void RegisterLoad(Napi::Env env, Napi::Object exports);
+void RegisterSegments(Napi::Env env, Napi::Object exports);

@@ -81,6 +81,8 @@ export interface Addon {
   blockingCall(call: number, path: string, argument: string, done: (result: number) => void): void;
   // bind_memory.cc
   readonly MemoryQueue: new (size: number, readOnly: boolean, notify: () => void) => NativeMemoryQueue;
+  // bind_segments.cc
+  mergeSegments(layers: readonly Uint32Array[], most: number): Uint32Array | number;
   // bind_pack.cc
   packBlocks(codec: number, blockSize: number, plain: Uint8Array): Promise<PackedBlocks>;
   // bind_zfile.cc

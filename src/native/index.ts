@@ -14,6 +14,7 @@ export * from './memory-queue.js';
 export * from './inflate.js';
 export * from './pack.js';
 export * from './unzstd.js';
+export * from './segments.js';
 export * from './zfile-stream.js';
 export * from './tcmu.js';
 export { packageRoot } from './addon.js';

@@ -9,6 +9,7 @@
 #include "fake_ring.h"
 #include "io_loop.h"
 #include "scsi.h"
+#include "segment_merge.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -272,6 +273,36 @@ static void fuzz_scsi(void)
     free(r);
 }
 
+// Segments that no layer has: merging them gives an error or a list, and touches nothing else.
+static void fuzz_merge(void)
+{
+    for (int i = 0; i < 20000; i++) {
+        struct segment *layers[4];
+        size_t counts[4], sum = 0, n = 1 + rnd() % 4;
+        for (size_t l = 0; l < n; l++) {
+            counts[l] = rnd() % 8;
+            layers[l] = malloc(counts[l] * sizeof **layers + 1); // so that ASan sees its end
+            uint64_t at = 0;
+            for (size_t s = 0; s < counts[l]; s++) {
+                at += rnd() % 30;
+                uint64_t length = rnd() % 20;
+                layers[l][s] = (struct segment){at | length << 50, rnd() << 24 ^ rnd()};
+                if (rnd() % 16)
+                    at += length;
+                if (rnd() % 64 == 0)
+                    layers[l][s].where = rnd() << 33 ^ rnd() << 8;
+            }
+            sum += counts[l];
+        }
+        struct segment *out = NULL;
+        int64_t r = obd_merge_segments((const struct segment *const *)layers, counts, n, 60, &out);
+        check(r == -E2BIG || r == -EINVAL || (r >= 0 && (size_t)r <= 8 * sum), "merge");
+        free(out);
+        for (size_t l = 0; l < n; l++)
+            free(layers[l]);
+    }
+}
+
 int main(int argc, char **argv)
 {
     check(argc == 3, "usage: stress FILE SEED");
@@ -289,6 +320,7 @@ int main(int argc, char **argv)
     for (int i = 0; i < PACKED; i++)
         pack(&packed[i], argv[1]);
     fuzz_scsi();
+    fuzz_merge();
     struct fake_ring_options options = {32768, 2048, SIZE, 0, file};
     for (int i = 0; i < 12; i++) {
         struct fake_ring_load load = {
