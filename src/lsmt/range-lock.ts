@@ -10,12 +10,13 @@ export class RangeLock {
 
   /** Runs `work` once no earlier call holds any of [start, end). */
   async with<T>(start: number, end: number, work: () => Promise<T>): Promise<T> {
-    const before = [...this.#held].filter((held) => held.start < end && start < held.end);
+    let before: Held[] | undefined;
+    for (const held of this.#held) if (held.start < end && start < held.end) (before ??= []).push(held);
     let release = (): void => undefined;
     const held: Held = { start, end, released: new Promise((resolve) => (release = resolve)) };
     this.#held.add(held);
     try {
-      for (const other of before) await other.released;
+      if (before !== undefined) for (const other of before) await other.released;
       return await work();
     } finally {
       this.#held.delete(held);

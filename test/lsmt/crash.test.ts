@@ -7,7 +7,8 @@ import { AppendLayer, openWritableLayer, SparseLayer, WritableLayerStack } from 
 import { CRASH_SECTORS, crashLower, crashPaths, crashRound, type CrashOp } from '../support/crash-writer.js';
 import { tempDir } from '../support/unpack.js';
 
-const ITERATIONS = 25;
+/** OBD_CRASHES=300 kills that often. */
+const ITERATIONS = Number(process.env['OBD_CRASHES'] ?? 25);
 
 /** Runs the writer until it has reported a round, then a little longer, then kills it. Returns the last round reported. */
 async function runAndKill(dir: string, seed: number, ...more: string[]): Promise<number> {
