@@ -64,11 +64,18 @@ static Napi::Value SetIoFlusher(const Napi::CallbackInfo &info)
     return Napi::Number::New(info.Env(), obd_set_io_flusher());
 }
 
+static Napi::Value ExitNow(const Napi::CallbackInfo &info)
+{
+    obd_exit_now(static_cast<int>(Number(info, 0)));
+    return info.Env().Undefined();
+}
+
 void RegisterHost(Napi::Env env, Napi::Object exports)
 {
     exports.Set("mount", Napi::Function::New(env, Mount));
     exports.Set("unmount", Napi::Function::New(env, Unmount));
     exports.Set("projectQuota", Napi::Function::New(env, ProjectQuota));
     exports.Set("setIoFlusher", Napi::Function::New(env, SetIoFlusher));
+    exports.Set("exitNow", Napi::Function::New(env, ExitNow));
     exports.Set("raiseFileLimit", Napi::Function::New(env, RaiseFileLimit));
 }

@@ -25,6 +25,9 @@ int obd_unmount(const char *target, int lazy);
 // ask for must not wait for writes to a device, which may be their own. Needs CAP_SYS_RESOURCE.
 int obd_set_io_flusher(void);
 
+// Ends the process without waiting for its threads; what is not written by then is lost.
+void obd_exit_now(int status);
+
 // Raises RLIMIT_NOFILE to `want`, as far as the process may; the limit that holds then.
 int64_t obd_raise_file_limit(uint64_t want);
 

@@ -6,7 +6,7 @@ import { ConfigError } from '../blob/index.js';
 import { diagnose, type DoctorReport, type Finding } from '../doctor/index.js';
 import { DEFAULT_SERVICE_CONFIG_PATH } from '../image/index.js';
 import { DEFAULT_CONTAINERD_CONFIG } from '../install/index.js';
-import { packageRoot } from '../native/index.js';
+import { exitNow, packageRoot } from '../native/index.js';
 import { DEFAULT_SNAPSHOTTER_CONFIG_PATH } from '../snapshotter/index.js';
 
 interface DoctorFlags {
@@ -67,8 +67,14 @@ async function doctorCommand(flags: DoctorFlags): Promise<void> {
     version,
     timeoutMs: seconds * 1000,
   });
-  process.stdout.write(flags.json === true ? `${JSON.stringify(report, undefined, 2)}\n` : table(report));
+  const text = flags.json === true ? `${JSON.stringify(report, undefined, 2)}\n` : table(report);
+  await new Promise<void>((resolve) => {
+    process.stdout.write(text, () => {
+      resolve();
+    });
+  });
   if (report.status === 'failed') process.exitCode = 1;
+  if (report.hangs) exitNow(1);
 }
 
 function table({ findings, devices, status }: DoctorReport): string {

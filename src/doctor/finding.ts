@@ -20,11 +20,21 @@ export interface Check {
   run(): Promise<Finding | readonly Finding[]>;
 }
 
+/** Checks that did not come back. */
+export class Hanging {
+  count = 0;
+}
+
 /** Runs a check; one that takes too long or throws has failed, and the others go on. Never rejects. */
-export async function runCheck(check: Check, timeoutMs: number): Promise<readonly Finding[]> {
+export async function runCheck(
+  check: Check,
+  timeoutMs: number,
+  hanging: Hanging,
+): Promise<readonly Finding[]> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<Finding>((resolve) => {
     timer = setTimeout(() => {
+      hanging.count++;
       resolve({
         part: check.part,
         status: 'failed',

@@ -4,7 +4,15 @@ import { resolve } from 'node:path';
 import { defaultServiceConfig, loadServiceConfig, type ServiceConfig } from '../image/index.js';
 import { silentLogger } from '../log/index.js';
 import { loadSnapshotterConfig } from '../snapshotter/index.js';
-import { failure, runCheck, warningCollector, type Check, type Finding, type Status } from './finding.js';
+import {
+  failure,
+  Hanging,
+  runCheck,
+  warningCollector,
+  type Check,
+  type Finding,
+  type Status,
+} from './finding.js';
 import { checkCache, checkCredentials, checkDeviceNodes, checkKernel } from './machine.js';
 import {
   checkContainerd,
@@ -38,6 +46,8 @@ export interface DoctorReport {
   readonly status: Status;
   readonly findings: readonly Finding[];
   readonly devices: readonly DeviceFinding[];
+  /** Something has not come back, and a thread may still wait for it: the process cannot end as usual. */
+  readonly hangs: boolean;
 }
 
 /** Looks at everything, at the same time; changes nothing. Takes little more than three times `timeoutMs`. Never rejects. */
@@ -45,11 +55,13 @@ export async function diagnose(options: DoctorOptions): Promise<DoctorReport> {
   const { timeoutMs } = options;
   const limit = 2 * timeoutMs + 1_000;
   const devices: DeviceFinding[] = [];
+  const hanging = new Hanging();
   const service = await readConfig(
     'service configuration',
     options.serviceConfig,
     loadServiceConfig,
     timeoutMs,
+    hanging,
   );
   const config: ServiceConfig = service.value ?? defaultServiceConfig(silentLogger);
   const snapshotter = await readConfig(
@@ -57,6 +69,7 @@ export async function diagnose(options: DoctorOptions): Promise<DoctorReport> {
     options.snapshotterConfig,
     loadSnapshotterConfig,
     timeoutMs,
+    hanging,
   );
   const { address } = snapshotter.value ?? { address: '/run/overlaybd-snapshotter/overlaybd.sock' };
   const { installed } = snapshotter;
@@ -83,16 +96,22 @@ export async function diagnose(options: DoctorOptions): Promise<DoctorReport> {
     {
       part: "containerd's configuration",
       run: () =>
-        checkContainerdConfig(options.containerdProgram, options.containerdConfig, address, installed),
+        checkContainerdConfig(
+          options.containerdProgram,
+          options.containerdConfig,
+          address,
+          installed,
+          timeoutMs,
+        ),
     },
   ];
-  const results = await Promise.all(checks.map((check) => runCheck(check, limit)));
+  const results = await Promise.all(checks.map((check) => runCheck(check, limit, hanging)));
   const [kernel = [], nodes = [], ...rest] = results;
   const findings = [...kernel, ...nodes, ...service.findings, ...rest.slice(0, 3).flat()];
   findings.push(...snapshotter.findings, ...rest.slice(3).flat());
   const all = [...findings, ...devices].map(({ status }) => status);
   const status = (['failed', 'warning'] as const).find((s) => all.includes(s)) ?? 'ok';
-  return { version: options.version, status, findings, devices };
+  return { version: options.version, status, findings, devices, hangs: hanging.count > 0 };
 }
 
 interface ReadConfig<T> {
@@ -107,6 +126,7 @@ async function readConfig<T>(
   path: string,
   load: (path: string, log: ReturnType<typeof warningCollector>['log']) => Promise<T>,
   timeoutMs: number,
+  hanging: Hanging,
 ): Promise<ReadConfig<T>> {
   let value: T | undefined;
   let installed = true;
@@ -126,6 +146,6 @@ async function readConfig<T>(
     if (warnings.length === 0) return [{ part, status: 'ok', detail: `"${path}"` }];
     return warnings.map((detail): Finding => ({ part, status: 'warning', detail, todo: `See "${path}"` }));
   };
-  const findings = await runCheck({ part, run }, timeoutMs);
+  const findings = await runCheck({ part, run }, timeoutMs, hanging);
   return { value, installed, findings };
 }

@@ -165,6 +165,8 @@ export async function checkCredentials(config: ServiceConfig): Promise<Finding> 
       detail: `"${path}" is not there: anonymous access`,
       ...(mode === 'file' ? { todo: `Write {"auths": {}} to it, mode 0600` } : {}),
     };
+  if (!found.isFile())
+    return { part, status: 'failed', detail: `"${path}" is not a file`, todo: 'Put a file there, mode 0600' };
   if (found.size > MAX_CREDENTIALS_SIZE)
     return {
       part,

@@ -248,10 +248,11 @@ export async function checkContainerdConfig(
   configPath: string,
   address: string,
   installed: boolean,
+  timeoutMs: number,
 ): Promise<Finding> {
   const part = "containerd's configuration";
   try {
-    await programVersion(program);
+    await programVersion(program, timeoutMs);
   } catch {
     return { part, status: 'skipped', detail: `there is no program "${program}" to read it with` };
   }
@@ -259,8 +260,17 @@ export async function checkContainerdConfig(
   try {
     ({ stdout: dump } = await run(program, ['--config', configPath, 'config', 'dump'], {
       maxBuffer: 4 << 20,
+      timeout: timeoutMs,
+      killSignal: 'SIGKILL',
     }));
   } catch (error) {
+    if ((error as { killed?: unknown }).killed === true)
+      return {
+        part,
+        status: 'failed',
+        detail: `"${program} config dump" does not end within ${timeoutMs / 1000} s`,
+        todo: 'Run it by hand',
+      };
     const said = (error as { stderr?: unknown }).stderr;
     return {
       part,

@@ -199,8 +199,12 @@ async function dump(program: string, config: string): Promise<string> {
 /** Version of a containerd program. @throws if it does not run or says something else. */
 export async function programVersion(
   program: string,
+  timeoutMs: number = PROGRAM_TIMEOUT_MS,
 ): Promise<{ readonly text: string; readonly numbers: readonly [number, number] }> {
-  const { stdout } = await run(program, ['--version'], { timeout: PROGRAM_TIMEOUT_MS });
+  const { stdout } = await run(program, ['--version'], {
+    timeout: timeoutMs,
+    killSignal: 'SIGKILL',
+  });
   const version = /\bv?(\d+)\.(\d+)\.\d+\S*/.exec(stdout);
   if (version === null) throw new Error(`"${program} --version" says "${stdout.trim()}"`);
   return { text: version[0].replace(/^v/, ''), numbers: [Number(version[1]), Number(version[2])] };

@@ -60,6 +60,7 @@ export interface Addon {
   ): Promise<readonly number[]>;
   unmount(target: string, lazy: boolean): Promise<readonly number[]>;
   setIoFlusher(): number;
+  exitNow(status: number): void;
   projectQuota(directory: string, project: number, bytes: number): Promise<readonly number[]>;
   raiseFileLimit(want: number): number;
   // bind_tcmu.cc

@@ -69,6 +69,15 @@ export function setIoFlusher(): boolean {
 }
 
 /**
+ * Ends the process at once. `process.exit()` waits for the threads of libuv's pool, and one that opens a file on a server
+ * that is gone never ends. What is still to be written is lost. Wraps obd_exit_now.
+ */
+export function exitNow(status: number): never {
+  addon.exitNow(status);
+  throw new Error('the process goes on');
+}
+
+/**
  * Lets this process have up to `want` open files, or as many as it may. Returns the limit that holds then. Wraps
  * obd_raise_file_limit.
  * @throws a system error.

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
@@ -226,6 +226,25 @@ test('a program that hangs is told, and does not hold the doctor up', { timeout:
     assert.match(part(report, name).detail, /does not answer within 0\.5 s/, name);
   }
   assert.match(part(report, 'service').todo ?? '', /restart overlaybd-tcmu/);
+});
+
+test('files that cannot be opened do not hold the doctor up', { timeout: 120_000 }, (t) => {
+  const { at, args } = machine(t);
+  // Opening a pipe waits for who writes to it, as opening a file waits for a server that is gone.
+  for (const name of ['overlaybd.json', 'config.json']) {
+    rmSync(at(name));
+    assert.equal(spawnSync('mkfifo', [at(name)]).status, 0);
+  }
+  const { status, stdout, signal } = spawnSync(
+    process.execPath,
+    [join(checkout, 'bin', 'obd'), 'doctor', ...args, '--timeout', '0.5', '--json'],
+    { encoding: 'utf8', timeout: 60_000 },
+  );
+  assert.deepEqual([status, signal], [1, null]);
+  const report = JSON.parse(stdout) as DoctorReport;
+  for (const name of ['service configuration', "snapshotter's configuration"])
+    assert.match(part(report, name).detail, /no result within 0\.5 s/);
+  assert.equal(part(report, '/dev/fuse').part, '/dev/fuse', 'the others were looked at');
 });
 
 test('something else on the sockets is told from what should be there', async (t) => {
