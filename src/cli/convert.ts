@@ -241,7 +241,9 @@ async function run(
   const started = Date.now();
   const result = await convertImage(source, target, options);
   const milliseconds = Date.now() - started;
+  // Without a tag of its own it is not what "latest" leads to.
+  const name = options.tag === false ? target.name.replace(/:latest$/, '') : target.name;
   if (json === true)
-    printEvent({ event: 'done', ...{ source: source.name, target: target.name, milliseconds, result } });
-  else process.stdout.write(convertSummary(target.name, result, milliseconds));
+    printEvent({ event: 'done', ...{ source: source.name, target: name, milliseconds, result } });
+  else process.stdout.write(convertSummary(name, result, milliseconds));
 }

@@ -9,7 +9,7 @@
  */
 import { createHash, randomBytes } from 'node:crypto';
 import { rmSync } from 'node:fs';
-import { link, lstat, open, rename, unlink, type FileHandle } from 'node:fs/promises';
+import { access, constants, link, lstat, open, rename, unlink, type FileHandle } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import {
   abortedError,
@@ -65,7 +65,11 @@ export class ArchiveTarget implements ImageTarget {
   }
 
   async check(): Promise<void> {
-    if (this.#options.replace !== true) await refuseExisting(this.#options.path);
+    const { path, replace } = this.#options;
+    if (replace !== true) await refuseExisting(path);
+    await access(dirname(path), constants.W_OK).catch((error: unknown) => {
+      throw ioError(error, `create "${path}"`, path);
+    });
   }
 
   hasBlob(descriptor: Pick<Descriptor, 'digest' | 'size'>): Promise<boolean> {

@@ -176,6 +176,22 @@ test('obdconv --all-platforms, --platform A,B, --referrer and --docker reach the
     tags: string[];
   };
   assert.deepEqual(tags.tags, ['all', 'two'], 'a referrer without a tag gets none');
+  const said = await run(
+    ...([
+      'obdconv',
+      '--quiet',
+      '--plain-http',
+      '--platform',
+      'arm64',
+      '--referrer',
+      '--workdir',
+      dir,
+      '--vsize',
+      '1',
+    ] as const),
+    ...[source, place],
+  );
+  assert.match(said.stdout, /\/team\/app@sha256:/);
   await convert(`${place}:ref`, '--platform', 'arm64', '--referrer');
   const manifest = (await (await fetch(`http://${server.host}/v2/team/app/manifests/ref`)).json()) as {
     subject: { digest: string };

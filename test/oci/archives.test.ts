@@ -263,6 +263,16 @@ describe('oci-archive:', () => {
     assert.deepEqual(readdirSync(dir), []);
   });
 
+  test('whose place cannot be written says so before anything is done', async (t) => {
+    const dir = tempDir(t);
+    const check = (path: string): Promise<void> | undefined =>
+      openImageTarget(`oci-archive:${path}`, client).check?.();
+    await assert.rejects(Promise.resolve(check(join(dir, 'none', 'a.tar'))), { code: 'OBD_IO_NOT_FOUND' });
+    writeFileSync(join(dir, 'a.tar'), '');
+    await assert.rejects(Promise.resolve(check(join(dir, 'a.tar'))), { code: 'OBD_IO_EXISTS' });
+    await check(join(dir, 'b.tar'));
+  });
+
   test('tells of blobs of more than 8 GiB in a way that tar understands', async (t) => {
     const { tarMemberHead } = await import('../../src/tar/index.js');
     const dir = tempDir(t);
