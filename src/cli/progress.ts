@@ -1,4 +1,5 @@
-import { SingleBar } from 'cli-progress';
+import { createRequire } from 'node:module';
+import type * as CliProgress from 'cli-progress';
 import { formatDuration, formatSize } from './units.js';
 
 /** How far a long piece of work has come. */
@@ -19,6 +20,8 @@ export function byteProgress(title: string, quiet = false): Progress {
   if (quiet) return { update: () => undefined, stop: () => undefined };
   const started = Date.now();
   if (process.stderr.isTTY) {
+    // Only a terminal needs it.
+    const { SingleBar } = createRequire(import.meta.url)('cli-progress') as typeof CliProgress;
     const bar = new SingleBar({
       format: `${title} {bar} {percentage}% {size} {rate}/s`,
       hideCursor: true,

@@ -249,7 +249,7 @@ export class LayerConversion {
 
   async #push(index: number, source: Descriptor, counts: LayerCounts, file: LayerFile): Promise<void> {
     try {
-      const outcome = await this.#target.pushBlob(file, file.blob, { signal: this.#signal });
+      const outcome = await this.#target.pushBlob(file, file.blob, { signal: this.#signal, verified: true });
       const { digest, size, dataSize } = file;
       const identity = this.#identities[index];
       if (identity !== undefined)

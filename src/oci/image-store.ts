@@ -76,6 +76,8 @@ export type PushOutcome = 'pushed' | 'exists' | 'mounted';
 export interface PushBlobOptions extends ReadOptions {
   /** A repository of the same registry that has the blob: it is mounted instead of sent where the registry can. */
   readonly mountFrom?: string;
+  /** The digest was taken from these very bytes just now, so a target that could take it again need not. */
+  readonly verified?: boolean;
   /** Bytes that have newly arrived at the target; never called after the promise settled. */
   readonly onProgress?: (bytes: number) => void;
 }

@@ -94,7 +94,7 @@ export class LayoutImage extends StoredImage implements ImageTarget {
     await this.#create();
     await writeAtomically(this.#blobPath(descriptor.digest), async (file) => {
       const actual = await copyAndHash(content, file, descriptor.digest, options);
-      if (!descriptor.digest.endsWith(`:${actual}`))
+      if (actual !== undefined && !descriptor.digest.endsWith(`:${actual}`))
         throw new RegistryError(
           'OBD_REGISTRY_DIGEST',
           `Cannot store "${descriptor.digest}": the content's digest is ${actual}`,
@@ -199,13 +199,13 @@ export class LayoutImage extends StoredImage implements ImageTarget {
 }
 
 /** Writes a file beside its place, makes it durable, and gives it its name. */
-/** Writes a blob to the beginning of a file, and gives the hex digits of its digest. */
+/** Writes a blob to the beginning of a file, and gives the hex digits of its digest, if it has to be taken. */
 async function copyAndHash(
   content: ReadableBlob,
   file: FileHandle,
   digest: string,
   options: PushBlobOptions,
-): Promise<string> {
+): Promise<string | undefined> {
   const hash = new StreamDigest(digest.startsWith('sha512:') ? 'sha512' : 'sha256');
   const local = localFileOf(content);
   const step = local?.presence === null ? LOCAL_STEP : BLOCK;
@@ -217,7 +217,7 @@ async function copyAndHash(
       const from = { fd: local.fd, offset: at + local.shift };
       await Promise.all([
         copyFileRange(from, { fd: file.fd, offset: at }, length),
-        hash.updateFromFile(from, length),
+        options.verified === true ? undefined : hash.updateFromFile(from, length),
       ]);
     } else {
       const chunk = new Uint8Array(length);
@@ -226,7 +226,7 @@ async function copyAndHash(
     }
     options.onProgress?.(length);
   }
-  return hash.end();
+  return options.verified === true && local?.presence === null ? undefined : hash.end();
 }
 
 async function writeAtomically(path: string, write: (file: FileHandle) => Promise<void>): Promise<void> {

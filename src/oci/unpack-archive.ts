@@ -1,12 +1,13 @@
 /** An archive that was packed as a whole (`docker save app | gzip`): into a file without a name, to be read in place. */
 import { randomBytes } from 'node:crypto';
 import { createReadStream } from 'node:fs';
+import { createRequire } from 'node:module';
 import { open, unlink } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { createGunzip } from 'node:zlib';
-import { DecompressStream } from 'zstd-napi';
+import type * as ZstdNapi from 'zstd-napi';
 import { ConvertError, FileBlob, ioError, isSystemError } from '../blob/index.js';
 
 /** Archives of images are smaller; one that only claims to be ends here, or at the end of the disk. */
@@ -36,7 +37,7 @@ export async function unpackArchive(
     let size = 0;
     await pipeline(
       createReadStream(path, { highWaterMark: 256 * 1024 }),
-      packing === 'gzip' ? createGunzip({ chunkSize: 256 * 1024 }) : new DecompressStream(),
+      packing === 'gzip' ? createGunzip({ chunkSize: 256 * 1024 }) : zstdStream(),
       async (plain: AsyncIterable<Uint8Array>) => {
         for await (const chunk of plain) {
           size += chunk.byteLength;
@@ -63,4 +64,10 @@ export async function unpackArchive(
   } finally {
     await handle.close();
   }
+}
+
+/** Loaded when there is such an archive, which is seldom. */
+function zstdStream(): ZstdNapi.DecompressStream {
+  const { DecompressStream } = createRequire(import.meta.url)('zstd-napi') as typeof ZstdNapi;
+  return new DecompressStream();
 }
