@@ -1,7 +1,12 @@
 /** Whether this machine can serve and run images in overlaybd format, and what is wrong where it cannot. */
 import { access } from 'node:fs/promises';
 import { resolve } from 'node:path';
-import { defaultServiceConfig, loadServiceConfig, type ServiceConfig } from '../image/index.js';
+import {
+  DEFAULT_SERVICE_CONFIG_PATH,
+  defaultServiceConfig,
+  loadServiceConfig,
+  type ServiceConfig,
+} from '../image/index.js';
 import { silentLogger } from '../log/index.js';
 import { loadSnapshotterConfig } from '../snapshotter/index.js';
 import {
@@ -73,6 +78,18 @@ export async function diagnose(options: DoctorOptions): Promise<DoctorReport> {
   );
   const { address } = snapshotter.value ?? { address: '/run/overlaybd-snapshotter/overlaybd.sock' };
   const { installed } = snapshotter;
+  const its = snapshotter.value?.serviceConfig || DEFAULT_SERVICE_CONFIG_PATH;
+  const elsewhere: Finding[] =
+    snapshotter.value === undefined || resolve(its) === resolve(options.serviceConfig)
+      ? []
+      : [
+          {
+            part: "snapshotter's configuration",
+            status: 'warning',
+            detail: `the snapshotter goes by "${its}" to find the service, this looks at "${options.serviceConfig}"`,
+            todo: `Set "serviceConfig" in "${options.snapshotterConfig}", or name the other with --service-config`,
+          },
+        ];
   const checks: readonly Check[] = [
     { part: 'kernel', run: () => checkKernel(config.transport) },
     { part: '/dev/fuse', run: () => checkDeviceNodes(config.transport) },
@@ -108,7 +125,7 @@ export async function diagnose(options: DoctorOptions): Promise<DoctorReport> {
   const results = await Promise.all(checks.map((check) => runCheck(check, limit, hanging)));
   const [kernel = [], nodes = [], ...rest] = results;
   const findings = [...kernel, ...nodes, ...service.findings, ...rest.slice(0, 3).flat()];
-  findings.push(...snapshotter.findings, ...rest.slice(3).flat());
+  findings.push(...snapshotter.findings, ...elsewhere, ...rest.slice(3).flat());
   const all = [...findings, ...devices].map(({ status }) => status);
   const status = (['failed', 'warning'] as const).find((s) => all.includes(s)) ?? 'ok';
   return { version: options.version, status, findings, devices, hangs: hanging.count > 0 };

@@ -32,7 +32,12 @@ function machine(t: TestContext, overlaybd: object = {}, snapshotter: object = {
   );
   writeFileSync(
     at('config.json'),
-    JSON.stringify({ root: at('snapshots'), address: at('s.sock'), ...snapshotter }),
+    JSON.stringify({
+      root: at('snapshots'),
+      address: at('s.sock'),
+      serviceConfig: at('overlaybd.json'),
+      ...snapshotter,
+    }),
   );
   writeFileSync(at('cred.json'), '{"auths": {}}', { mode: 0o600 });
   const options: DoctorOptions = {
@@ -271,6 +276,12 @@ test('configurations are read as their programs read them', async (t) => {
   assert.equal(warnings.length, 2);
   assert.match(warnings.join('\n'), /"transports" \(perhaps "transport"\)/);
   assert.match(warnings.join('\n'), /"enableThread"/);
+  const apart = machine(t, {}, { serviceConfig: '/other/overlaybd.json' });
+  assert.ok(
+    (await diagnose(apart.options)).findings.some(({ detail }) =>
+      /goes by "\/other\/overlaybd\.json"/.test(detail),
+    ),
+  );
   const broken = machine(t);
   writeFileSync(broken.at('overlaybd.json'), '{"cacheConfig": 3}');
   writeFileSync(broken.at('config.json'), '{');
