@@ -3,6 +3,7 @@
 // checks every byte, and against one that breaks the protocol.
 //
 //   stress FILE SEED        FILE is written to and equals the device
+#include "block_cache.h"
 #include "codec.h"
 #include "crc32c.h"
 #include "executor.h"
@@ -276,7 +277,7 @@ static void fuzz_scsi(void)
 // Segments that no layer has: merging them gives an error or a list, and touches nothing else.
 static void fuzz_merge(void)
 {
-    for (int i = 0; i < 20000; i++) {
+    for (int i = 0; i < 5000; i++) {
         struct segment *layers[4];
         size_t counts[4], sum = 0, n = 1 + rnd() % 4;
         for (size_t l = 0; l < n; l++) {
@@ -303,6 +304,54 @@ static void fuzz_merge(void)
     }
 }
 
+static unsigned char byte_of(const struct block_key *k, size_t at)
+{
+    return (unsigned char)(k->file_offset * 31 + (unsigned)k->fd * 7 + k->plain / 4096 + at / 509);
+}
+
+// More blocks than the cache holds, by number and by bytes: what it gives is right, and it keeps what is
+// used.
+static void fuzz_cache(void)
+{
+    struct block_cache *cache = block_cache_create();
+    check(cache != NULL, "block_cache_create");
+    int hits = 0;
+    for (int round = 0; round < 3; round++) {
+        const uint32_t sizes = round == 1 ? 64 : 1; // pages of the largest block
+        const int names = round == 2 ? 64 : 6000;
+        hits = 0;
+        for (int i = 0; i < (round == 1 ? 4000 : 20000); i++) {
+            struct block_key k = {.file_offset = rnd() % (uint64_t)names * 512, .fd = 3 + (int)(rnd() % 2)};
+            k.plain = 4096 * (1 + (uint32_t)(k.file_offset / 512) % sizes);
+            k.stored = k.plain / 2;
+            uint32_t length = 1 + (uint32_t)(rnd() % k.plain);
+            const unsigned char *got = block_cache_get(cache, &k, length);
+            if (got) {
+                check(block_cache_has(cache, &k), "a block that is not there was given");
+                check(got[0] == byte_of(&k, 0) && got[length - 1] == byte_of(&k, length - 1) &&
+                          got[length / 2] == byte_of(&k, length / 2),
+                      "another block's bytes");
+                hits++;
+                continue;
+            }
+            unsigned char *into = block_cache_put(cache, &k);
+            check(into != NULL, "block_cache_put");
+            check(!block_cache_has(cache, &k), "bytes that are not there yet");
+            if (rnd() % 8 == 0)
+                continue; // it could not be unpacked
+            for (size_t at = 0; at < length; at += 509)
+                memset(into + at, byte_of(&k, at), length - at < 509 ? length - at : 509);
+            block_cache_set(cache, length);
+        }
+        if (rnd() % 2)
+            block_cache_clear(cache);
+    }
+    check(hits > 5000, "nothing is kept"); // of the last round, where all fits
+    struct block_key large = {.plain = BLOCK_CACHE_LARGEST + 1};
+    check(!block_cache_put(cache, &large), "too large");
+    block_cache_destroy(cache);
+}
+
 int main(int argc, char **argv)
 {
     check(argc == 3, "usage: stress FILE SEED");
@@ -321,6 +370,7 @@ int main(int argc, char **argv)
         pack(&packed[i], argv[1]);
     fuzz_scsi();
     fuzz_merge();
+    fuzz_cache();
     struct fake_ring_options options = {32768, 2048, SIZE, 0, file};
     for (int i = 0; i < 12; i++) {
         struct fake_ring_load load = {
