@@ -53,7 +53,7 @@ export abstract class StoredImage implements ImageSource {
     async function* chunks(signal: AbortSignal): AsyncGenerator<Uint8Array, void, undefined> {
       try {
         for (let at = 0; at < blob.size && !signal.aborted; at += BLOCK) {
-          const chunk = new Uint8Array(Math.min(BLOCK, blob.size - at));
+          const chunk = Buffer.allocUnsafeSlow(Math.min(BLOCK, blob.size - at));
           await blob.read(at, chunk);
           yield chunk;
         }
