@@ -103,7 +103,9 @@ const SECTIONS: Readonly<Record<Section, () => Promise<Report[]>>> = {
         const report = await bench('attach', await image(`${name}.json`), ...options);
         reports.push({ ...report, subject: `${name}, ${transport}` });
       }
-    return reports;
+    const inMachine = [await image('lz4.json'), quick ? '5' : '200', quick ? '1' : '10'];
+    const [tcmu] = await scriptReports(script('device/attach-vm'), ...inMachine);
+    return tcmu === undefined ? reports : [...reports, { ...tcmu, subject: 'lz4, tcmu in User-Mode Linux' }];
   },
   fuse: () => scriptReports(process.execPath, join(import.meta.dirname, 'device', 'fuse.js'), seconds, runs),
   tcmu: async () => [await tcmuReport()],

@@ -181,7 +181,8 @@ export class DeviceTable {
   }
 
   #find(key: string): Attachment | undefined {
-    return this.#attachments().find((a) => a.id === key || a.devicePath === key);
+    const all = this.#attachments();
+    return all.find((a) => a.id === key) ?? all.find((a) => a.devicePath === key);
   }
 
   #defaultTransport(): Transport {

@@ -10,7 +10,7 @@ import { open, readFile, readdir, stat } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DeviceError, ioError, isSystemError } from '../../blob/index.js';
 import { blocking } from '../../native/index.js';
-import type { TcmuNames } from './names.js';
+import { naaOfBackstore, type TcmuNames } from './names.js';
 
 const TARGET = '/sys/kernel/config/target';
 /** Seconds: for ever, as far as the kernel is concerned. A reader waits through a restart of the service. */
@@ -197,21 +197,33 @@ export interface TcmuLun {
   readonly devicePath: string | undefined;
 }
 
-/** Finds the loopback LUN of a backstore, whoever made it. Synchronous: a few reads of memory. */
+/**
+ * Finds the loopback LUN of a backstore, whoever made it. Synchronous: a few reads of memory, if the target is named as
+ * usual; else all targets are looked at.
+ */
 export function findLun(hba: number, device: string): TcmuLun | undefined {
-  const backstore = backstoreDir(hba, device);
+  const usual = naaOfBackstore(hba, device);
   try {
+    const found = usual === undefined ? undefined : lunOf(usual, hba, device);
+    if (found !== undefined) return found;
     for (const naa of readdirSync(`${TARGET}/loopback`)) {
-      const link = `${targetDir(naa)}/tpgt_1/lun/lun_0/${device}`;
-      if (!existsSync(link) || !readlinkSync(link).endsWith(backstore.slice(TARGET.length))) continue;
-      const address = readFileSync(`${targetDir(naa)}/tpgt_1/address`, 'utf8').trim();
-      const [disk] = readdirSync(`/sys/class/scsi_device/${address}:0/device/block`);
-      return { naa, devicePath: disk === undefined ? undefined : `/dev/${disk}` };
+      const lun = lunOf(naa, hba, device);
+      if (lun !== undefined) return lun;
     }
   } catch {
     // Somebody takes it apart while we look, or there is no such target at all.
   }
   return undefined;
+}
+
+/** The LUN of a backstore at one target; undefined if that target has another. @throws a system error. */
+function lunOf(naa: string, hba: number, device: string): TcmuLun | undefined {
+  const link = `${targetDir(naa)}/tpgt_1/lun/lun_0/${device}`;
+  if (!existsSync(link) || !readlinkSync(link).endsWith(backstoreDir(hba, device).slice(TARGET.length)))
+    return undefined;
+  const address = readFileSync(`${targetDir(naa)}/tpgt_1/address`, 'utf8').trim();
+  const [disk] = readdirSync(`/sys/class/scsi_device/${address}:0/device/block`);
+  return { naa, devicePath: disk === undefined ? undefined : `/dev/${disk}` };
 }
 
 /**

@@ -37,24 +37,24 @@ export class TcmuAttachment implements Attachment {
   readonly transport = 'tcmu';
   readonly id: string;
   readonly configPath: string;
-  readonly devicePath: string | undefined;
   readonly device: BlockDevice;
   readonly served: ServedQueue | undefined;
+  readonly #name: UioName;
   readonly #detach: () => Promise<void>;
   #detached: Promise<void> | undefined;
 
-  constructor(
-    device: TcmuDevice,
-    image: BlockDevice,
-    devicePath: string | undefined,
-    detach: () => Promise<void>,
-  ) {
+  constructor(device: TcmuDevice, image: BlockDevice, detach: () => Promise<void>) {
     this.id = device.id;
     this.configPath = device.configPath;
     this.device = image;
     this.served = device.served;
-    this.devicePath = devicePath;
+    this.#name = device.name;
     this.#detach = detach;
+  }
+
+  /** Looked up each time: whoever made the device gives it its LUN after it is ours. */
+  get devicePath(): string | undefined {
+    return findLun(this.#name.hba, this.#name.device)?.devicePath;
   }
 
   detach(): Promise<void> {
@@ -145,8 +145,7 @@ export class TcmuFrontEnd implements FrontEnd {
   }
 
   #attachment(device: TcmuDevice, image: BlockDevice): TcmuAttachment {
-    const path = findLun(device.name.hba, device.name.device)?.devicePath;
-    return new TcmuAttachment(device, image, path, () => this.#detach(device));
+    return new TcmuAttachment(device, image, () => this.#detach(device));
   }
 
   async #detach(device: TcmuDevice): Promise<void> {

@@ -31,13 +31,17 @@ export function tcmuNames(id: string, configPath: string, tenant = -1, withDevic
         `${MAX_DEV_CONFIG - 'overlaybd/'.length - (withDeviceId ? id.length + 1 : 0)} bytes`,
       { source: configPath },
     );
-  const prefix = tenant === -1 ? 199 : 100 + (tenant % 100);
-  return {
-    hba: tenant === -1 ? DEFAULT_HBA : tenant,
-    device: `dev_${id}`,
-    naa: `naa.${prefix}${id.padStart(13, '0')}`,
-    config,
-  };
+  const hba = tenant === -1 ? DEFAULT_HBA : tenant;
+  return { hba, device: `dev_${id}`, naa: usualNaa(hba, id), config };
+}
+
+function usualNaa(hba: number, id: string): string {
+  return `naa.${hba === DEFAULT_HBA ? 199 : 100 + (hba % 100)}${id.padStart(13, '0')}`;
+}
+
+/** The loopback target that everybody gives to a backstore of this name; undefined for a name of no such kind. */
+export function naaOfBackstore(hba: number, device: string): string | undefined {
+  return device.startsWith('dev_') ? usualNaa(hba, device.slice('dev_'.length)) : undefined;
 }
 
 /** A UIO name taken apart. */
