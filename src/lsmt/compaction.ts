@@ -31,6 +31,8 @@ import { SegmentList } from './segment-index.js';
 
 /** Bytes copied between two flushes: enough that those do not count, little enough to keep in memory. */
 const BATCH = 8 << 20;
+/** Reads or writes of one batch at a time: as many as the threads that do them. */
+const LANES = 4;
 /** Records that moving may take beside those in proportion to the segments. */
 const ROOM_FOR_MOVES = 1 << 16;
 /** Sectors of what file systems free at least. */
@@ -226,11 +228,10 @@ async function moveDown(
 
 /** Copies pieces, makes the copies durable, and lets the log name them where nobody was faster. */
 async function copyBatch({ data, log, map }: CompactionHost, batch: readonly Piece[]): Promise<void> {
-  for (const { from, to, sectors } of joined(batch)) {
-    const bytes = new Uint8Array(sectors * SECTOR);
-    await data.read(from * SECTOR, bytes);
-    await data.write(to * SECTOR, bytes);
-  }
+  const bytes = new Uint8Array(batch.reduce((sum, { sectors }) => sum + sectors, 0) * SECTOR);
+  const part = ({ at, sectors }: Stretch): Uint8Array => bytes.subarray(at * SECTOR, (at + sectors) * SECTOR);
+  await inLanes(stretches(batch, 'from'), (read) => data.read(read.start * SECTOR, part(read)));
+  await inLanes(stretches(batch, 'to'), (write) => data.write(write.start * SECTOR, part(write)));
   await data.sync();
   await log.inTurn(async () => {
     const records: LogRecord[] = [];
@@ -247,14 +248,33 @@ async function copyBatch({ data, log, map }: CompactionHost, batch: readonly Pie
   });
 }
 
-/** Pieces that continue each other at both ends are one copy. */
-function joined(batch: readonly Piece[]): { from: number; to: number; sectors: number }[] {
-  const out: { from: number; to: number; sectors: number }[] = [];
-  for (const { from, to, sectors } of batch) {
+/** Sectors of the file that are a stretch of the batch's buffer too. */
+interface Stretch {
+  readonly start: number;
+  /** In the buffer, in which the pieces lie one behind the other. */
+  readonly at: number;
+  sectors: number;
+}
+
+/** One end of the pieces, those that continue each other there as one. */
+function stretches(batch: readonly Piece[], end: 'from' | 'to'): Stretch[] {
+  const out: Stretch[] = [];
+  let at = 0;
+  for (const piece of batch) {
     const last = out.at(-1);
-    if (last !== undefined && last.from + last.sectors === from && last.to + last.sectors === to)
-      last.sectors += sectors;
-    else out.push({ from, to, sectors });
+    if (last !== undefined && last.start + last.sectors === piece[end]) last.sectors += piece.sectors;
+    else out.push({ start: piece[end], at, sectors: piece.sectors });
+    at += piece.sectors;
   }
   return out;
+}
+
+/** Does the work for each item, {@link LANES} at a time. Settles when all of it has; throws the first failure. */
+async function inLanes<T>(items: readonly T[], work: (item: T) => Promise<void>): Promise<void> {
+  const rest = items.values();
+  const lane = async (): Promise<void> => {
+    for (const item of rest) await work(item);
+  };
+  const results = await Promise.allSettled(Array.from({ length: LANES }, lane));
+  for (const result of results) if (result.status === 'rejected') throw result.reason;
 }
