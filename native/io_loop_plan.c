@@ -163,7 +163,10 @@ static int cut(struct io_loop *loop, uint32_t index, struct slot *slot, size_t c
 // Takes part in the work that the pool was given, until none is left that nobody has begun.
 static void help(struct io_loop *loop)
 {
+    uint32_t untold = 0; // work done since the other sides were told
     for (struct io_job *job; (job = io_pool_take_compute(loop->pool));) {
+        for (uint32_t i = 0; i < job->count; i++)
+            untold += work_of(&job->steps[i]);
         const struct iovec *iov;
         int iov_count;
         job->result = EXECUTE_BAD;
@@ -173,8 +176,11 @@ static void help(struct io_loop *loop)
             wait_elsewhere(loop, job);
         else
             taken_back(loop, job);
-        io_loop_drain_pool(loop);
-        io_loop_kick(loop);
+        if (untold >= PART_WORK) {
+            io_loop_drain_pool(loop);
+            io_loop_kick(loop);
+            untold = 0;
+        }
     }
 }
 
