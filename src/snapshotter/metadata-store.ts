@@ -12,6 +12,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { open, type RootDatabase } from 'lmdb';
 import { SnapshotError, ioError } from '../blob/index.js';
+import { checkMetadataFile } from './metadata-file.js';
 import { notFound, nowMicros, type DiskUsage, type Labels, type SnapshotRecord } from './records.js';
 import { recordSchema } from './record-schema.js';
 
@@ -50,7 +51,8 @@ export class MetadataStore {
 
   /**
    * Opens the store of a root directory, or makes it.
-   * @throws SnapshotError OBD_SNAPSHOT_UNSUPPORTED if the reference's store is there, or one of a later version; IoError.
+   * @throws SnapshotError OBD_SNAPSHOT_UNSUPPORTED if the reference's store is there, or one of a later version,
+   * OBD_SNAPSHOT_METADATA if the file is damaged; IoError.
    */
   static open(root: string): MetadataStore {
     const path = join(root, 'metadata.mdb');
@@ -62,6 +64,7 @@ export class MetadataStore {
         { source: foreign, hint: 'Choose an empty directory as "root"; images are pulled again' },
       );
     try {
+      checkMetadataFile(path);
       const store = new MetadataStore(
         open<string, string>({
           path,
