@@ -147,7 +147,14 @@ for (const kind of ['append', 'sparse'] as const)
       writeFileSync(config, JSON.stringify({ lowers: [], upper: paths }));
       const fio = (...args: string[]): Promise<unknown> =>
         run('fio', [
-          ...['--name=x', '--ioengine=nbd', `--uri=${server.uri}`, '--iodepth=32', '--verify_fatal=1'],
+          ...[
+            '--name=x',
+            '--ioengine=nbd',
+            `--uri=${server.uri}`,
+            '--iodepth=32',
+            '--verify_fatal=1',
+            '--verify_state_save=0',
+          ],
           ...['--rw=randwrite', '--bsrange=512-64k', '--blockalign=512', '--size=16m', '--randseed=5'],
           ...args,
         ]);
