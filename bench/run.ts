@@ -66,8 +66,8 @@ const SECTIONS: Readonly<Record<Section, () => Promise<Report[]>>> = {
   tail: async () => {
     const path = await image('raw.json');
     const yardstick = ['--yardstick', await image('raw')];
-    const longer = ['--seconds', quick ? '0.3' : '10', '--runs', runs, '--depth', '1'];
-    const report = together([await bench('ring', path, ...longer, ...yardstick)], 'raw');
+    const many = ['--seconds', quick ? '0.3' : '1', '--runs', quick ? '1' : '20', '--depth', '1'];
+    const report = together([await bench('ring', path, ...many, ...yardstick)], 'raw');
     return [{ ...report, rows: [...report.rows, await garbageCollections(path)] }];
   },
   open: async () => {
@@ -99,7 +99,7 @@ const SECTIONS: Readonly<Record<Section, () => Promise<Report[]>>> = {
       ['lz4', quick ? '5' : '200'],
     ] as const)
       for (const transport of ['fuse', 'nbd']) {
-        const options = ['--devices', devices, '--transport', transport, '--idle', quick ? '1' : '20'];
+        const options = ['--devices', devices, '--transport', transport, '--idle', quick ? '1' : '5'];
         const report = await bench('attach', await image(`${name}.json`), ...options);
         reports.push({ ...report, subject: `${name}, ${transport}` });
       }
