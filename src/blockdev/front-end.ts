@@ -54,6 +54,11 @@ export interface FrontEnd {
   /** Everything attached now. */
   attachments(): readonly Attachment[];
   /**
+   * Looks where the devices are that other programs give their paths, so that `devicePath` says it. Absent where this is
+   * known at once. Never rejects; may wait as long as the kernel takes a device away.
+   */
+  locate?(): Promise<void>;
+  /**
    * Ends service. TCMU devices stay in the kernel and their I/O waits for the next process; others are detached.
    * Idempotent.
    */

@@ -1,13 +1,13 @@
 import { addon } from './addon.js';
 import { systemError } from './system-error.js';
 
-const Call = { WRITE: 0, MKDIR: 1, RMDIR: 2, UNLINK: 3, SYMLINK: 4 } as const;
+const Call = { WRITE: 0, MKDIR: 1, RMDIR: 2, UNLINK: 3, SYMLINK: 4, READ: 5, LIST: 6, LINK: 7 } as const;
 
-function call(kind: number, what: string, path: string, argument: string): Promise<void> {
+function call(kind: number, what: string, path: string, argument = ''): Promise<string> {
   return new Promise((resolve, reject) => {
-    addon.blockingCall(kind, path, argument, (result) => {
+    addon.blockingCall(kind, path, argument, (result, text) => {
       if (result < 0) reject(systemError(result, `${what} "${path}"`));
-      else resolve();
+      else resolve(text);
     });
   });
 }
@@ -18,9 +18,25 @@ function call(kind: number, what: string, path: string, argument: string): Promi
  */
 export const blocking = {
   /** One write(2) to an existing file. */
-  write: (path: string, text: string): Promise<void> => call(Call.WRITE, 'write', path, text),
-  mkdir: (path: string): Promise<void> => call(Call.MKDIR, 'mkdir', path, ''),
-  rmdir: (path: string): Promise<void> => call(Call.RMDIR, 'rmdir', path, ''),
-  unlink: (path: string): Promise<void> => call(Call.UNLINK, 'unlink', path, ''),
-  symlink: (target: string, path: string): Promise<void> => call(Call.SYMLINK, 'symlink', path, target),
+  write: async (path: string, text: string): Promise<void> => {
+    await call(Call.WRITE, 'write', path, text);
+  },
+  mkdir: async (path: string): Promise<void> => {
+    await call(Call.MKDIR, 'mkdir', path);
+  },
+  rmdir: async (path: string): Promise<void> => {
+    await call(Call.RMDIR, 'rmdir', path);
+  },
+  unlink: async (path: string): Promise<void> => {
+    await call(Call.UNLINK, 'unlink', path);
+  },
+  symlink: async (target: string, path: string): Promise<void> => {
+    await call(Call.SYMLINK, 'symlink', path, target);
+  },
+  /** One read(2) of at most 4096 bytes, which an attribute fits. */
+  readFile: (path: string): Promise<string> => call(Call.READ, 'read', path),
+  /** Names in a directory. */
+  readdir: async (path: string): Promise<string[]> =>
+    (await call(Call.LIST, 'list', path)).split('/').slice(0, -1),
+  readlink: (path: string): Promise<string> => call(Call.LINK, 'read the link', path),
 };

@@ -28,8 +28,8 @@ export interface AdminHandlers {
   info(): ServiceInfo;
   attach(body: AttachBody): Promise<DeviceInfo>;
   detach(key: string): Promise<DeviceInfo>;
-  get(key: string): DeviceInfo;
-  list(): DeviceInfo[];
+  get(key: string): DeviceInfo | Promise<DeviceInfo>;
+  list(): DeviceInfo[] | Promise<DeviceInfo[]>;
   metrics(): string;
 }
 
@@ -121,11 +121,11 @@ export class AdminServer {
       case 'GET service':
         return { status: 200, body: handlers.info() };
       case 'GET devices':
-        return { status: 200, body: { devices: handlers.list() } };
+        return { status: 200, body: { devices: await handlers.list() } };
       case 'POST devices':
         return { status: 201, body: await handlers.attach(parseBody(await readAll(request))) };
       case 'GET devices/KEY':
-        return { status: 200, body: handlers.get(name) };
+        return { status: 200, body: await handlers.get(name) };
       case 'DELETE devices/KEY':
         return { status: 200, body: await handlers.detach(name) };
       case 'GET metrics':

@@ -8,6 +8,7 @@
  *                  \-> failed -> dismissed by detach(), or by the next attempt with this id
  */
 import { basename, dirname } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { DeviceError } from '../blob/index.js';
 import { DEVICE_ID, type Attachment, type FrontEnd, type Transport } from '../blockdev/index.js';
 import type { Logger } from '../log/index.js';
@@ -46,6 +47,9 @@ interface Pending {
   configPath: string;
   failed: { readonly error: unknown } | undefined;
 }
+
+/** How long a list waits for paths: the kernel holds them while it takes a device away. */
+const LOCATE_DEADLINE_MS = 1000;
 
 /** Requests that failed and that nobody dismissed; the oldest goes first. */
 const MAX_FAILED = 64;
@@ -156,7 +160,15 @@ export class DeviceTable {
     return found;
   }
 
-  /** Everything, oldest first. */
+  /** Looks where devices are that others made; after a second without an answer the last one stands. */
+  async locate(): Promise<void> {
+    await Promise.race([
+      Promise.all(this.#options.frontEnds.map(async (frontEnd) => frontEnd.locate?.())),
+      sleep(LOCATE_DEADLINE_MS, undefined, { ref: false }),
+    ]);
+  }
+
+  /** Everything, oldest first. Paths are those of the last {@link locate}. */
   list(): DeviceInfo[] {
     const { openings } = this.#options;
     const rows = this.#attachments().map((attachment) => this.#ofAttachment(attachment));

@@ -131,8 +131,14 @@ export class Service {
         info: () => this.info(),
         attach: (body) => this.attach(body),
         detach: (key) => this.detach(key),
-        get: (key) => this.#table.get(key),
-        list: () => this.#table.list(),
+        get: async (key) => {
+          await this.#table.locate();
+          return this.#table.get(key);
+        },
+        list: async () => {
+          await this.#table.locate();
+          return this.#table.list();
+        },
         metrics: () => deviceMetrics(this.#table.list()),
       },
       log,
@@ -177,6 +183,7 @@ export class Service {
   /** See DeviceTable.detach. */
   async detach(key: string): Promise<DeviceInfo> {
     try {
+      await this.#table.locate();
       return await this.#table.detach(key);
     } finally {
       this.#checkIdle();

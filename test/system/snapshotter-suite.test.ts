@@ -41,6 +41,8 @@ const modes = [
   { name: 'dir', config: { rwMode: 'dir' } },
   { name: 'dev, sparse', config: { rwMode: 'dev', writableLayerType: 'sparse' } },
 ];
+/** Of the devices: `tcmu` in a kernel that has it (test/vm). */
+const TRANSPORT = process.env['OBD_SUITE_TRANSPORT'] ?? 'fuse';
 const noDevices = await fuseUnsupported();
 
 let suite = '';
@@ -61,7 +63,7 @@ async function startService(dir: string): Promise<{ path: string; stop: () => Pr
     path,
     JSON.stringify({
       apiSocket,
-      transport: 'fuse',
+      transport: TRANSPORT,
       logConfig: { logPath: join(dir, 'service.log') },
       cacheConfig: { cacheType: 'file', cacheDir: join(dir, 'cache'), cacheSizeGB: 1 },
     }),

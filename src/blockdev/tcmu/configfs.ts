@@ -2,10 +2,13 @@
  * Making and removing TCMU devices through configfs, as the reference's snapshotter and everybody's scripts do it
  * (specification section A.7): a backstore `core/user_<hba>/dev_<id>`, a loopback target, and a LUN that joins them.
  *
+ * What looks here may wait for this very process: while the kernel takes a LUN away it holds the directory's lock, and flushes
+ * the disk. So nothing but `blocking` calls touch configfs: neither this thread nor libuv's pool may wait.
+ *
  * Order matters: control before enable, enable before the LUN, and backwards: a LUN goes before its backstore.
  * configfs takes no recursive removal, so each directory is removed by name.
  */
-import { constants, existsSync, readFileSync, readdirSync, readlinkSync } from 'node:fs';
+import { constants } from 'node:fs';
 import { open, readFile, readdir, stat } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DeviceError, ioError, isSystemError } from '../../blob/index.js';
@@ -33,11 +36,17 @@ function targetDir(naa: string): string {
   return `${TARGET}/loopback/${naa}`;
 }
 
+/** Of a device node or a directory of sysfs. */
 async function exists(path: string): Promise<boolean> {
   return stat(path).then(
     () => true,
     () => false,
   );
+}
+
+/** What `work` gives; undefined if what it looks at is not there, or goes away meanwhile. */
+async function ifThere<T>(work: Promise<T>): Promise<T | undefined> {
+  return work.catch(() => undefined);
 }
 
 async function ignoring(codes: readonly string[], work: Promise<void>): Promise<void> {
@@ -95,7 +104,7 @@ async function diskOf(address: string): Promise<string | undefined> {
 }
 
 async function waitForDisk(names: TcmuNames): Promise<string> {
-  const address = (await readFile(`${targetDir(names.naa)}/tpgt_1/address`, 'utf8')).trim();
+  const address = (await blocking.readFile(`${targetDir(names.naa)}/tpgt_1/address`)).trim();
   const deadline = performance.now() + DISK_DEADLINE_MS;
   for (;;) {
     const disk = await diskOf(address);
@@ -123,8 +132,9 @@ async function waitForDisk(names: TcmuNames): Promise<string> {
 export async function createTcmuDevice(names: TcmuNames, configPath: string): Promise<string> {
   const backstore = backstoreDir(names.hba, names.device);
   const target = targetDir(names.naa);
-  if (await exists(backstore)) {
-    if ((await readFile(`${backstore}/enable`, 'utf8')).trim() === '1')
+  const enabled = await ifThere(blocking.readFile(`${backstore}/enable`));
+  if (enabled !== undefined) {
+    if (enabled.trim() === '1')
       throw new DeviceError('OBD_DEVICE_EXISTS', `Cannot make "${names.device}": it exists`, {
         source: backstore,
       });
@@ -197,32 +207,25 @@ export interface TcmuLun {
   readonly devicePath: string | undefined;
 }
 
-/**
- * Finds the loopback LUN of a backstore, whoever made it. Synchronous: a few reads of memory, if the target is named as
- * usual; else all targets are looked at.
- */
-export function findLun(hba: number, device: string): TcmuLun | undefined {
+/** Finds the loopback LUN of a backstore, whoever made it; undefined if there is none, or somebody takes it apart. */
+export async function findLun(hba: number, device: string): Promise<TcmuLun | undefined> {
   const usual = naaOfBackstore(hba, device);
-  try {
-    const found = usual === undefined ? undefined : lunOf(usual, hba, device);
-    if (found !== undefined) return found;
-    for (const naa of readdirSync(`${TARGET}/loopback`)) {
-      const lun = lunOf(naa, hba, device);
-      if (lun !== undefined) return lun;
-    }
-  } catch {
-    // Somebody takes it apart while we look, or there is no such target at all.
+  const found = usual === undefined ? undefined : await lunOf(usual, hba, device);
+  if (found !== undefined) return found;
+  for (const naa of (await ifThere(blocking.readdir(`${TARGET}/loopback`))) ?? []) {
+    const lun = await lunOf(naa, hba, device);
+    if (lun !== undefined) return lun;
   }
   return undefined;
 }
 
-/** The LUN of a backstore at one target; undefined if that target has another. @throws a system error. */
-function lunOf(naa: string, hba: number, device: string): TcmuLun | undefined {
-  const link = `${targetDir(naa)}/tpgt_1/lun/lun_0/${device}`;
-  if (!existsSync(link) || !readlinkSync(link).endsWith(backstoreDir(hba, device).slice(TARGET.length)))
-    return undefined;
-  const address = readFileSync(`${targetDir(naa)}/tpgt_1/address`, 'utf8').trim();
-  const [disk] = readdirSync(`/sys/class/scsi_device/${address}:0/device/block`);
+/** The LUN of a backstore at one target; undefined if that target has another. */
+async function lunOf(naa: string, hba: number, device: string): Promise<TcmuLun | undefined> {
+  const tpg = `${targetDir(naa)}/tpgt_1`;
+  const link = await ifThere(blocking.readlink(`${tpg}/lun/lun_0/${device}`));
+  if (link?.endsWith(backstoreDir(hba, device).slice(TARGET.length)) !== true) return undefined;
+  const address = await ifThere(blocking.readFile(`${tpg}/address`));
+  const disk = address === undefined ? undefined : await diskOf(address.trim());
   return { naa, devicePath: disk === undefined ? undefined : `/dev/${disk}` };
 }
 

@@ -32,6 +32,8 @@ export class TcmuDevice {
   /** Set while serving. */
   device: BlockDevice | undefined;
   served: ServedQueue | undefined;
+  /** Path of its disk, as of the last look; undefined while there is none. */
+  devicePath: string | undefined;
   /** Why the last try to open failed. */
   lastError: unknown;
   readonly #context: TcmuContext;

@@ -39,7 +39,7 @@ export class TcmuAttachment implements Attachment {
   readonly configPath: string;
   readonly device: BlockDevice;
   readonly served: ServedQueue | undefined;
-  readonly #name: UioName;
+  readonly #source: TcmuDevice;
   readonly #detach: () => Promise<void>;
   #detached: Promise<void> | undefined;
 
@@ -48,13 +48,13 @@ export class TcmuAttachment implements Attachment {
     this.configPath = device.configPath;
     this.device = image;
     this.served = device.served;
-    this.#name = device.name;
+    this.#source = device;
     this.#detach = detach;
   }
 
-  /** Looked up each time: whoever made the device gives it its LUN after it is ours. */
+  /** As of the last {@link TcmuFrontEnd.locate}: whoever made the device gives it its LUN after it is ours. */
   get devicePath(): string | undefined {
-    return findLun(this.#name.hba, this.#name.device)?.devicePath;
+    return this.#source.devicePath;
   }
 
   detach(): Promise<void> {
@@ -75,6 +75,7 @@ export class TcmuFrontEnd implements FrontEnd {
   readonly #events = new Set<Promise<void>>();
   readonly #closing = new AbortController();
   #closed: Promise<void> | undefined;
+  #locating: Promise<void> | undefined;
 
   constructor(context: TcmuContext) {
     this.#context = context;
@@ -100,7 +101,7 @@ export class TcmuFrontEnd implements FrontEnd {
   async attach(request: AttachRequest): Promise<Attachment> {
     const { id, configPath, tenant, withDeviceId } = request;
     const names = tcmuNames(id, configPath, tenant, withDeviceId);
-    await createTcmuDevice(names, configPath);
+    const devicePath = await createTcmuDevice(names, configPath);
     const found = this.#find(names.hba, names.device);
     if (found === undefined) {
       await removeTcmuDevice(names);
@@ -109,6 +110,7 @@ export class TcmuFrontEnd implements FrontEnd {
         `Cannot attach "${configPath}": another process serves the device`,
       );
     }
+    found.devicePath = devicePath;
     return this.#attachment(found, found.device);
   }
 
@@ -116,6 +118,15 @@ export class TcmuFrontEnd implements FrontEnd {
     return [...this.#devices.values()].flatMap((d) =>
       d.device === undefined ? [] : [this.#attachment(d, d.device)],
     );
+  }
+
+  /** One look at a time: while the kernel takes a LUN away, looking there waits. */
+  locate(): Promise<void> {
+    this.#locating ??= (async () => {
+      for (const d of this.#devices.values())
+        d.devicePath = (await findLun(d.name.hba, d.name.device))?.devicePath;
+    })().finally(() => (this.#locating = undefined));
+    return this.#locating;
   }
 
   close(): Promise<void> {
@@ -150,7 +161,7 @@ export class TcmuFrontEnd implements FrontEnd {
 
   async #detach(device: TcmuDevice): Promise<void> {
     const { hba, device: backstore } = device.name;
-    const lun = findLun(hba, backstore);
+    const lun = await findLun(hba, backstore);
     if (lun?.devicePath !== undefined) await assertUnused(lun.devicePath);
     await removeTcmuDevice({ hba, device: backstore, naa: lun?.naa });
   }
