@@ -36,6 +36,7 @@ const nodeScenarios: Readonly<Record<string, string>> = {
   'containerd-restarts':
     'ten containers read and write on while the service, the snapshotter and containerd are killed or restarted',
 };
+const noSuite = missing({ go: 'golang-go' });
 const noContainerd = missing({ containerd: 'containerd', ctr: 'containerd', runc: 'runc' });
 
 describe('overlaybd-tcmu in a kernel with TCMU', { skip: noMachine }, () => {
@@ -61,6 +62,22 @@ describe('overlaybd-tcmu in a kernel with TCMU', { skip: noMachine }, () => {
     );
     assert.equal(run.status, 0, run.output + run.messages);
     assert.match(run.output, /^# skipped 0/m);
+  });
+
+  // Devices are made, written to, flushed and removed beside each other, while paths are looked up in configfs.
+  test("containerd's conformance suite passes on writable TCMU devices", { skip: noSuite }, async () => {
+    const suiteTest = 'dist/test/system/snapshotter-suite.test.js';
+    const run = await runInMachine(
+      [
+        'sh',
+        '-c',
+        `modprobe -a target_core_user tcm_loop sd_mod loop overlay &&
+         OBD_SUITE_TRANSPORT=tcmu exec node --test --test-reporter=tap --test-name-pattern='passes: dir' ${suiteTest}`,
+      ],
+      { timeoutSeconds: 600 },
+    );
+    assert.equal(run.status, 0, run.output + run.messages);
+    assert.match(run.output, /^# pass 1$/m);
   });
 
   test('the front end passes its own tests there', async () => {
