@@ -79,7 +79,12 @@ export interface Addon {
   // bind_fake_ring.cc
   readonly FakeRing: new (options: FakeRingOptions) => NativeFakeRing;
   // bind_blocking.cc
-  blockingCall(call: number, path: string, argument: string, done: (result: number, text: string) => void): void;
+  blockingCall(
+    call: number,
+    path: string,
+    argument: string,
+    done: (result: number, text: string) => void,
+  ): void;
   // bind_memory.cc
   readonly MemoryQueue: new (size: number, readOnly: boolean, notify: () => void) => NativeMemoryQueue;
   // bind_segments.cc

@@ -39,6 +39,11 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
   address = "/run/overlaybd-snapshotter/overlaybd.sock"
 TOML
   start_snapshotter
+  # containerd that dials too early goes on failing for a while.
+  for _ in $(seq 300); do
+    [ ! -S /run/overlaybd-snapshotter/overlaybd.sock ] || break
+    sleep 0.1
+  done
   start_containerd
   start_obd_registry 5002
 }
