@@ -8,8 +8,7 @@
 #include <string.h>
 
 #define CRC_SEED 100007u // formats.md, ZFile: seed of the block checksum
-#define CRC_LENGTH 4
-#define IOV_BATCH 64 // iovecs of one preadv2; more are read in turns
+#define IOV_BATCH 64     // iovecs of one preadv2; more are read in turns
 
 _Static_assert((int)READ_LZ4 == (int)OBD_CODEC_LZ4 && (int)READ_ZSTD == (int)OBD_CODEC_ZSTD &&
                    (int)READ_RAW == (int)OBD_CODEC_RAW,
@@ -29,61 +28,6 @@ void obd_scratch_free(struct execute_scratch *s)
     free(s->stored);
     free(s->plain);
     memset(s, 0, sizeof *s);
-}
-
-// True if d is an integer in [0, max]; max < 2^53. NaN fails every comparison.
-static int integer(double d, double max, uint64_t *out)
-{
-    if (!(d >= 0 && d <= max))
-        return 0;
-    *out = (uint64_t)d;
-    return (double)*out == d;
-}
-
-int obd_check_steps(const struct read_descriptor *in, size_t count, uint64_t length, struct read_step *out)
-{
-    const double offset_max = 9007199254740991.0;
-    uint64_t at = 0;
-    for (size_t i = 0; i < count; i++) {
-        struct read_descriptor d = in[i];
-        uint64_t fd = 0, file_offset = 0, stored = 0, codec, plain, skip, n, destination;
-        if (!integer(d.codec, READ_ZERO | READ_CRC_CHECKED, &codec) ||
-            !integer(d.length, EXECUTE_MAX_COMMAND, &n) ||
-            !integer(d.destination, EXECUTE_MAX_COMMAND, &destination) ||
-            !integer(d.skip, EXECUTE_MAX_BLOCK, &skip) ||
-            !integer(d.plain_length, EXECUTE_MAX_COMMAND, &plain))
-            return -EINVAL;
-        if (destination != at || n == 0 || skip + n > plain)
-            return -EINVAL;
-        if (codec != READ_ZERO) {
-            uint32_t crc = codec & READ_CRC_CHECKED ? CRC_LENGTH : 0;
-            if (!integer(d.fd, 1 << 30, &fd) || !integer(d.file_offset, offset_max, &file_offset) ||
-                !integer(d.stored_length, EXECUTE_MAX_COMMAND, &stored))
-                return -EINVAL;
-            if (codec == READ_RAW) {
-                if (stored != n || skip != 0)
-                    return -EINVAL;
-            } else if (plain > EXECUTE_MAX_BLOCK || stored > EXECUTE_MAX_STORED || stored <= crc ||
-                       (codec & 15) > READ_ZSTD ||
-                       ((codec & 15) == READ_RAW && stored != plain + CRC_LENGTH)) {
-                return -EINVAL;
-            }
-        }
-        out[i] = (struct read_step){
-            .fd = (int)fd,
-            .file_offset = file_offset,
-            .stored = (uint32_t)stored,
-            .codec = (uint32_t)codec,
-            .plain = (uint32_t)plain,
-            .skip = (uint32_t)skip,
-            .length = (uint32_t)n,
-            .destination = destination,
-        };
-        at += n;
-        if (at > length)
-            return -EINVAL;
-    }
-    return at == length ? 0 : -EINVAL;
 }
 
 // A place in the command's memory; only moves forward.
@@ -235,7 +179,7 @@ static int same_block(const struct read_step *a, const struct read_step *b)
 static int unpack(const struct read_step *s, const unsigned char *stored, unsigned char *into,
                   uint32_t wanted)
 {
-    size_t body = s->stored - (s->codec & READ_CRC_CHECKED ? CRC_LENGTH : 0);
+    size_t body = s->stored - (s->codec & READ_CRC_CHECKED ? READ_CRC_LENGTH : 0);
     int64_t n = obd_decompress_start((enum obd_codec)(s->codec & 15), stored, body, into, wanted, s->plain);
     return n >= (int64_t)wanted && n <= (int64_t)s->plain;
 }
@@ -283,8 +227,8 @@ static enum execute_result unpack_run(const struct read_step *s, const struct re
         }
         const unsigned char *stored = bytes + (s->file_offset - start);
         if (s->codec & READ_CRC_CHECKED) {
-            uint32_t body = s->stored - CRC_LENGTH, expected;
-            memcpy(&expected, stored + body, CRC_LENGTH); // little-endian, as every host we build for
+            uint32_t body = s->stored - READ_CRC_LENGTH, expected;
+            memcpy(&expected, stored + body, READ_CRC_LENGTH); // little-endian, as every host we build for
             if (obd_crc32c(stored, body, CRC_SEED) != expected)
                 return EXECUTE_BAD;
         }

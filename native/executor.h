@@ -25,6 +25,7 @@ _Static_assert(sizeof(struct read_descriptor) == 64, "one descriptor is eight do
 #endif
 
 enum { READ_RAW = 0, READ_LZ4 = 1, READ_ZSTD = 2, READ_ZERO = 3, READ_CRC_CHECKED = 16 };
+enum { READ_CRC_LENGTH = 4 }; // bytes behind a packed block
 
 // The same, checked.
 struct read_step {

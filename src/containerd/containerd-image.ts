@@ -3,11 +3,10 @@ import type { Readable } from 'node:stream';
 import { checkRange, ContainerdError, type ReadableBlob, type ReadOptions } from '../blob/index.js';
 import {
   digestOf,
-  MAX_CONFIG_SIZE,
   MAX_MANIFEST_SIZE,
   parseDocument,
   verifiedStream,
-  verifyBytes,
+  readSmallBlob,
   type Descriptor,
   type ImageDocument,
   type ImageSource,
@@ -67,22 +66,11 @@ export class ContainerdImage implements ImageSource, ImageTarget {
     return parseDocument(bytes, descriptor.mediaType, `${this.name}@${descriptor.digest}`, descriptor);
   }
 
-  async readBlob(
+  readBlob(
     descriptor: Descriptor,
     options: ReadOptions & { readonly maxSize?: number } = {},
   ): Promise<Uint8Array> {
-    const maxSize = options.maxSize ?? MAX_CONFIG_SIZE;
-    if (descriptor.size > maxSize)
-      throw new ContainerdError(
-        'OBD_CONTAINERD_REFUSED',
-        `Cannot read blob "${descriptor.digest}": ${descriptor.size} bytes, at most ${maxSize} expected`,
-        { source: this.name },
-      );
-    const blob = await this.openBlob(descriptor, options);
-    const bytes = new Uint8Array(descriptor.size);
-    await blob.read(0, bytes, options);
-    verifyBytes(bytes, descriptor, this.name);
-    return bytes;
+    return readSmallBlob(this, descriptor, options);
   }
 
   async streamBlob(descriptor: Descriptor, options: ReadOptions = {}): Promise<Readable> {

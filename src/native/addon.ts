@@ -2,7 +2,7 @@ import { createRequire } from 'node:module';
 import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import type { NativeExt4Image } from './ext4.js';
+import type { NativeExt4Image } from './ext4-types.js';
 import type { FakeRingOptions, NativeFakeRing } from './fake-ring.js';
 import type { NativeIoLoop } from './io-loop.js';
 import type { FileLoad, FileLoadResult, NativePlainServer } from './load.js';

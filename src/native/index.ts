@@ -3,6 +3,7 @@ export * from './blocking.js';
 export * from './codec.js';
 export * from './digest.js';
 export * from './ext4.js';
+export * from './ext4-types.js';
 export * from './fake-ring.js';
 export * from './file.js';
 export * from './host.js';

@@ -3,6 +3,7 @@ export { OciArchiveSource } from './archive-image.js';
 export { ArchiveTarget } from './archive-target.js';
 export { chainIds } from './chain-ids.js';
 export { digestOf, verifiedStream, verifyBytes } from './digest.js';
+export { readSmallBlob } from './read-blob.js';
 export { DockerArchiveSource } from './docker-archive.js';
 export { parseDocument } from './document.js';
 export * from './image-store.js';

@@ -23,7 +23,8 @@ import type {
   RegistryPlace,
 } from './image-store.js';
 import { addReferrer, subjectOf } from './referrers.js';
-import { MAX_CONFIG_SIZE, MAX_MANIFEST_SIZE, MediaType, type Descriptor } from './manifest.js';
+import { MAX_MANIFEST_SIZE, MediaType, type Descriptor } from './manifest.js';
+import { readSmallBlob } from './read-blob.js';
 
 const ACCEPT = [
   MediaType.OCI_INDEX,
@@ -64,28 +65,11 @@ export class RegistryImage implements ImageSource, ImageTarget {
     return this.#manifest(descriptor.digest, descriptor, options);
   }
 
-  async readBlob(
+  readBlob(
     descriptor: Descriptor,
     options: ReadOptions & { readonly maxSize?: number } = {},
   ): Promise<Uint8Array> {
-    const maxSize = options.maxSize ?? MAX_CONFIG_SIZE;
-    if (descriptor.size > maxSize)
-      throw new RegistryError(
-        'OBD_REGISTRY_RESPONSE',
-        `Cannot read blob "${descriptor.digest}": ${descriptor.size} bytes, at most ${maxSize} expected`,
-        {
-          source: this.name,
-        },
-      );
-    const bytes = new Uint8Array(descriptor.size);
-    const blob = await this.openBlob(descriptor, options);
-    try {
-      await blob.read(0, bytes, options);
-    } finally {
-      await blob.close();
-    }
-    verifyBytes(bytes, descriptor, this.name);
-    return bytes;
+    return readSmallBlob(this, descriptor, options);
   }
 
   async streamBlob(descriptor: Descriptor, options: ReadOptions = {}): Promise<Readable> {

@@ -1,10 +1,11 @@
 /** What all sources have in common whose blobs lie in files: layouts, archives. */
 import type { Readable } from 'node:stream';
 import { ConfigError, RegistryError, type ReadableBlob, type ReadOptions } from '../blob/index.js';
-import { verifiedStream, verifyBytes } from './digest.js';
+import { verifiedStream } from './digest.js';
 import { parseDocument } from './document.js';
 import type { ImageDocument, ImageSource } from './image-store.js';
-import { MAX_CONFIG_SIZE, MAX_MANIFEST_SIZE, type Descriptor, type Index } from './manifest.js';
+import { MAX_MANIFEST_SIZE, type Descriptor, type Index } from './manifest.js';
+import { readSmallBlob } from './read-blob.js';
 
 /** Annotation of an entry of index.json that holds its tag. */
 export const REF_NAME = 'org.opencontainers.image.ref.name';
@@ -24,28 +25,11 @@ export abstract class StoredImage implements ImageSource {
     return parseDocument(bytes, descriptor.mediaType, `${this.name}@${descriptor.digest}`, descriptor);
   }
 
-  async readBlob(
+  readBlob(
     descriptor: Descriptor,
     options: ReadOptions & { readonly maxSize?: number } = {},
   ): Promise<Uint8Array> {
-    const maxSize = options.maxSize ?? MAX_CONFIG_SIZE;
-    if (descriptor.size > maxSize)
-      throw new RegistryError(
-        'OBD_REGISTRY_RESPONSE',
-        `Cannot read blob "${descriptor.digest}": ${descriptor.size} bytes, at most ${maxSize} expected`,
-        {
-          source: this.name,
-        },
-      );
-    const blob = await this.openBlob(descriptor, options);
-    try {
-      const bytes = new Uint8Array(descriptor.size);
-      await blob.read(0, bytes);
-      verifyBytes(bytes, descriptor, this.name);
-      return bytes;
-    } finally {
-      await blob.close();
-    }
+    return readSmallBlob(this, descriptor, options);
   }
 
   async streamBlob(descriptor: Descriptor, options: ReadOptions = {}): Promise<Readable> {
