@@ -81,9 +81,10 @@ export class ReadPlan {
  */
 export interface ReadPlanner {
   /**
-   * Appends the descriptors of [offset, offset + length) of the device to `plan`, destinations counted from 0 at
-   * `offset`; or returns false and leaves `plan` as it was, if any byte is not on local disk or the plan is full.
-   * Synchronous, allocates nothing. The caller has checked the range.
+   * Appends the descriptors of a range of the device to `plan`, destinations counted from 0 at its offset; or returns
+   * false and leaves `plan` as it was, if any byte is not on local disk or the plan is full. The range's offset is
+   * `range[at]`, its length the next element, both in bytes: an argument beyond 2^31 would be an object, made for each
+   * call. Synchronous, allocates nothing. The caller has checked the range.
    */
-  plan(offset: number, length: number, plan: ReadPlan): boolean;
+  plan(range: Float64Array, at: number, plan: ReadPlan): boolean;
 }

@@ -7,7 +7,15 @@
  */
 import { receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { ReadPlan, type ReadPlanner } from '../blob/index.js';
-import { EVENT_STRIDE, IoEvent, IoLoop, MAX_DESCRIPTORS, PLANNED_STRIDE, STOPPED } from '../native/index.js';
+import {
+  EVENT_STRIDE,
+  EventField,
+  IoEvent,
+  IoLoop,
+  MAX_DESCRIPTORS,
+  PLANNED_STRIDE,
+  STOPPED,
+} from '../native/index.js';
 import {
   Counter,
   type FromWorker,
@@ -88,7 +96,11 @@ function receiveAll(): void {
     receive(m.message as ToWorker);
 }
 
-function post(s: Served, id: number, op: number, offset: number, length: number): void {
+/** Leaves the command at `events[at]` to main. */
+function postEvent(s: Served, op: number, at: number): void {
+  const id = events[at + EventField.ID] ?? 0;
+  const offset = events[at + EventField.OFFSET] ?? 0;
+  const length = events[at + EventField.LENGTH] ?? 0;
   if (op === IoEvent.WRITE) {
     const data = new Uint8Array(length);
     loop.writeData(id, data);
@@ -103,11 +115,12 @@ function add(s: Served, counter: number, amount: number): void {
   s.counters[counter] = (s.counters[counter] ?? 0) + amount;
 }
 
-function read(s: Served, id: number, offset: number, length: number): void {
+/** A command's fields are taken from `events` where they are used: a double that is an argument is an object. */
+function read(s: Served, at: number): void {
   add(s, Counter.READS, 1);
-  add(s, Counter.READ_BYTES, length);
+  add(s, Counter.READ_BYTES, events[at + EventField.LENGTH] ?? 0);
   if (s.planner === undefined) {
-    post(s, id, IoEvent.READ, offset, length);
+    postEvent(s, IoEvent.READ, at);
     return;
   }
   if (plan.length > PLAN_ROOM - MAX_DESCRIPTORS) {
@@ -116,40 +129,40 @@ function read(s: Served, id: number, offset: number, length: number): void {
     planned = 0;
   }
   const first = plan.length;
-  if (!s.planner.plan(offset, length, plan)) {
-    post(s, id, IoEvent.READ, offset, length);
+  if (!s.planner.plan(events, at + EventField.OFFSET, plan)) {
+    postEvent(s, IoEvent.READ, at);
     return;
   }
   add(s, Counter.PLANNED_READS, 1);
-  const at = planned++ * PLANNED_STRIDE;
-  batch[at] = id;
-  batch[at + 1] = first;
-  batch[at + 2] = plan.length - first;
+  const entry = planned++ * PLANNED_STRIDE;
+  batch[entry] = events[at + EventField.ID] ?? 0;
+  batch[entry + 1] = first;
+  batch[entry + 2] = plan.length - first;
 }
 
-function dispatch(kind: number, s: Served, index: number, id: number, offset: number, length: number): void {
+function dispatch(kind: number, s: Served, index: number, at: number): void {
   switch (kind) {
     case IoEvent.READ:
-      read(s, id, offset, length);
+      read(s, at);
       break;
     case IoEvent.RETRY_READ:
-      post(s, id, IoEvent.READ, offset, length);
+      postEvent(s, IoEvent.READ, at);
       break;
     case IoEvent.WRITE:
       add(s, Counter.WRITES, 1);
-      add(s, Counter.WRITE_BYTES, length);
-      post(s, id, kind, offset, length);
+      add(s, Counter.WRITE_BYTES, events[at + EventField.LENGTH] ?? 0);
+      postEvent(s, kind, at);
       break;
     case IoEvent.DISCARD:
       add(s, Counter.DISCARDS, 1);
-      post(s, id, kind, offset, length);
+      postEvent(s, kind, at);
       break;
     case IoEvent.FLUSH:
       add(s, Counter.FLUSHES, 1);
-      post(s, id, kind, offset, length);
+      postEvent(s, kind, at);
       break;
     case IoEvent.QUEUE_DEAD:
-      s.errno = length;
+      s.errno = events[at + EventField.LENGTH] ?? 0;
       remove(s.device);
       break;
     case IoEvent.QUEUE_CLOSED:
@@ -166,15 +179,15 @@ function round(): boolean {
   planned = 0;
   let woken = false;
   for (let i = 0, at = 0; i < n; i++, at += EVENT_STRIDE) {
-    const kind = events[at] ?? 0;
+    const kind = events[at + EventField.KIND] ?? 0;
     if (kind === IoEvent.WOKEN) {
       woken = true;
       continue;
     }
-    const index = events[at + 1] ?? 0;
+    const index = events[at + EventField.QUEUE] ?? 0;
     const s = served[index];
     if (s === undefined) throw new Error(`I/O loop names queue ${index}, which nobody serves`);
-    dispatch(kind, s, index, events[at + 2] ?? 0, events[at + 3] ?? 0, events[at + 4] ?? 0);
+    dispatch(kind, s, index, at);
   }
   // After the events: a queue that is added may get the index of one whose end is among them.
   if (woken) receiveAll();

@@ -64,10 +64,13 @@ function describeFile(blob: ReadableBlob): FileDescription {
   return file === undefined ? { kind: 'none' } : { kind: 'raw', size: blob.size, file };
 }
 
-/** Something that plans ranges of one file. */
+/**
+ * Something that plans ranges of one file. A range begins `skip` bytes into a sector: two small numbers, because an
+ * argument beyond 2^31 would be an object, made for each call.
+ */
 interface FilePlanner {
   readonly size: number;
-  append(offset: number, length: number, destination: number, plan: ReadPlan): boolean;
+  append(sector: number, skip: number, length: number, destination: number, plan: ReadPlan): boolean;
 }
 
 class RawPlanner implements FilePlanner {
@@ -79,8 +82,8 @@ class RawPlanner implements FilePlanner {
     this.#file = file;
   }
 
-  append(offset: number, length: number, destination: number, plan: ReadPlan): boolean {
-    const at = localOffset(this.#file, offset, length);
+  append(sector: number, skip: number, length: number, destination: number, plan: ReadPlan): boolean {
+    const at = localOffset(this.#file, sector * SECTOR + skip, length);
     return at >= 0 && plan.addRaw(this.#file.fd, at, length, destination);
   }
 }
@@ -110,29 +113,30 @@ class StackPlanner implements ReadPlanner {
     });
   }
 
-  plan(offset: number, length: number, plan: ReadPlan): boolean {
-    return length === 0 || this.append(offset, length, 0, plan);
+  plan(range: Float64Array, at: number, plan: ReadPlan): boolean {
+    const offset = range[at] ?? 0;
+    const length = range[at + 1] ?? 0;
+    const first = Math.floor(offset / SECTOR);
+    return length === 0 || this.append(first, offset - first * SECTOR, length, 0, plan);
   }
 
-  /** The same with destinations from `destination` on. */
-  append(offset: number, length: number, destination: number, plan: ReadPlan): boolean {
+  /** The same, of the range that begins `skip` bytes into sector `first`, with destinations from `destination` on. */
+  append(first: number, skip: number, length: number, destination: number, plan: ReadPlan): boolean {
     const before = plan.length;
-    const first = Math.floor(offset / SECTOR);
-    this.#index.lookup(first, Math.ceil((offset + length) / SECTOR) - first, list);
-    const skip = offset - first * SECTOR;
+    this.#index.lookup(first, Math.ceil((skip + length) / SECTOR), list);
     for (let i = 0, done = 0; i < list.length && done < length;) {
       const tag = list.tag[i] ?? -1;
       const head = i === 0 ? skip : 0;
-      const source = tag < 0 ? 0 : (list.moffset[i] ?? 0) * SECTOR + head;
-      let run = (list.sectors[i] ?? 0) * SECTOR - head;
+      const source = tag < 0 ? 0 : (list.moffset[i] ?? 0);
+      let sectors = list.sectors[i] ?? 0;
       // Neighbours in one file, and neighbouring zeroes, are one run.
       for (i++; i < list.length; i++) {
         const next = list.tag[i] ?? -1;
-        if (tag < 0 ? next >= 0 : next !== tag || (list.moffset[i] ?? 0) * SECTOR !== source + run) break;
-        run += (list.sectors[i] ?? 0) * SECTOR;
+        if (tag < 0 ? next >= 0 : next !== tag || list.moffset[i] !== source + sectors) break;
+        sectors += list.sectors[i] ?? 0;
       }
-      run = Math.min(run, length - done);
-      if (!this.#append(tag, source, run, destination + done, plan)) {
+      const run = Math.min(sectors * SECTOR - head, length - done);
+      if (!this.#append(tag, source, head, run, destination + done, plan)) {
         plan.length = before;
         return false;
       }
@@ -141,12 +145,21 @@ class StackPlanner implements ReadPlanner {
     return true;
   }
 
-  #append(tag: number, source: number, length: number, destination: number, plan: ReadPlan): boolean {
+  #append(
+    tag: number,
+    source: number,
+    skip: number,
+    length: number,
+    destination: number,
+    plan: ReadPlan,
+  ): boolean {
     if (tag < 0) return plan.addZeroes(length, destination);
     const file = this.#files[tag];
     // What reaches beyond the file is padding or an error: the general way knows which.
     return (
-      file !== undefined && source + length <= file.size && file.append(source, length, destination, plan)
+      file !== undefined &&
+      source * SECTOR + skip + length <= file.size &&
+      file.append(source, skip, length, destination, plan)
     );
   }
 }
@@ -163,10 +176,11 @@ class WritablePlanner implements ReadPlanner {
     this.#fd = fd;
   }
 
-  plan(offset: number, length: number, plan: ReadPlan): boolean {
+  plan(range: Float64Array, index: number, plan: ReadPlan): boolean {
     const before = plan.length;
     const pages = this.#pages;
-    const end = offset + length;
+    const offset = range[index] ?? 0;
+    const end = offset + (range[index + 1] ?? 0);
     let page = Math.floor(offset / PAGE);
     let place = pages[page] ?? Page.MIXED;
     for (let at = offset; at < end;) {
@@ -177,7 +191,7 @@ class WritablePlanner implements ReadPlanner {
       do place = ++page * PAGE < end ? (pages[page] ?? Page.MIXED) : Page.MIXED;
       while (page * PAGE < end && place === start + (page - first) * step);
       const stop = Math.min(page * PAGE, end);
-      if (!this.#append(start, first, at, stop, at - offset, plan)) {
+      if (!this.#append(start, first, at - first * PAGE, stop - at, at - offset, plan)) {
         plan.length = before;
         return false;
       }
@@ -186,24 +200,32 @@ class WritablePlanner implements ReadPlanner {
     return true;
   }
 
+  /** `skip` bytes into a page. */
   #append(
     place: number,
     page: number,
-    at: number,
-    stop: number,
+    skip: number,
+    length: number,
     destination: number,
     plan: ReadPlan,
   ): boolean {
-    const length = stop - at;
     switch (place) {
-      case Page.BELOW:
-        return this.#lowers.append(at, length, destination, plan);
+      case Page.BELOW: {
+        const sector = Math.floor(skip / SECTOR);
+        return this.#lowers.append(
+          page * PAGE_SECTORS + sector,
+          skip - sector * SECTOR,
+          length,
+          destination,
+          plan,
+        );
+      }
       case Page.ZEROES:
         return plan.addZeroes(length, destination);
       case Page.MIXED:
         return false;
       default:
-        return plan.addRaw(this.#fd, place * SECTOR + (at - page * PAGE), length, destination);
+        return plan.addRaw(this.#fd, place * SECTOR + skip, length, destination);
     }
   }
 }

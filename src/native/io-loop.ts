@@ -18,7 +18,8 @@ export const IoEvent = {
   WOKEN: 8,
 } as const;
 
-/** Doubles of one event: kind, queue index, id, offset, length. */
+/** Doubles of one event (struct io_event of native/io_loop.h). */
+export const EventField = { KIND: 0, QUEUE: 1, ID: 2, OFFSET: 3, LENGTH: 4 } as const;
 export const EVENT_STRIDE = 5;
 /** Doubles of one planned command: id, first descriptor, number of descriptors. */
 export const PLANNED_STRIDE = 3;

@@ -1,4 +1,4 @@
-import { CRC_CHECKED, localOffset, type LocalFile, type ReadPlan } from '../blob/index.js';
+import { CRC_CHECKED, localOffset, SECTOR, type LocalFile, type ReadPlan } from '../blob/index.js';
 import type { Codec } from '../native/index.js';
 import { JumpTable, type JumpTableDescription } from './jump-table.js';
 
@@ -31,13 +31,14 @@ export class ZFilePlanner {
   }
 
   /**
-   * Appends the blocks of [offset, offset + length), delivered from `destination` on. False, and nothing appended, if
-   * a stored byte is not local or the plan is full. The caller has checked the range. Allocates nothing; one
-   * descriptor per block touched.
+   * Appends the blocks of the `length` plain bytes from `skip` bytes after the start of `sector` on, delivered from
+   * `destination` on. False, and nothing appended, if a stored byte is not local or the plan is full. The caller has
+   * checked the range. Allocates nothing; one descriptor per block touched.
    */
-  append(offset: number, length: number, destination: number, plan: ReadPlan): boolean {
+  append(sector: number, skip: number, length: number, destination: number, plan: ReadPlan): boolean {
     const before = plan.length;
     const blockSize = this.#blockSize;
+    const offset = sector * SECTOR + skip;
     const end = offset + length;
     for (let block = Math.floor(offset / blockSize), at = offset; at < end; block++) {
       const blockStart = block * blockSize;

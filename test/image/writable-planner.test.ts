@@ -124,7 +124,7 @@ for (const kind of ['append', 'sparse'] as const)
               const offset = at * 512;
               const length = Math.min(sectors * 512, SIZE - offset);
               plan.clear();
-              if (!planner.plan(offset, length, plan)) {
+              if (!planner.plan(Float64Array.of(offset, length), 0, plan)) {
                 refused++;
                 assert.equal(plan.length, 0);
                 continue;

@@ -10,7 +10,9 @@ export interface RawDescription {
 export function createPlanner(description: RawDescription): ReadPlanner {
   const { fd, piece } = description;
   return {
-    plan(offset: number, length: number, plan: ReadPlan): boolean {
+    plan(range: Float64Array, at: number, plan: ReadPlan): boolean {
+      const offset = range[at] ?? 0;
+      const length = range[at + 1] ?? 0;
       if (piece === 0) return plan.addRaw(fd, offset, length, 0);
       const before = plan.length;
       for (let done = 0; done < length; done += piece)

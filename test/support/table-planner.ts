@@ -27,7 +27,9 @@ export function packTable(blocks: readonly StoredBlock[]): Float64Array {
 
 export function createPlanner({ fd, blockSize, blocks }: TableDescription): ReadPlanner {
   return {
-    plan(offset: number, length: number, plan: ReadPlan): boolean {
+    plan(range: Float64Array, index: number, plan: ReadPlan): boolean {
+      const offset = range[index] ?? 0;
+      const length = range[index + 1] ?? 0;
       const before = plan.length;
       for (let done = 0; done < length;) {
         const at = offset + done;
