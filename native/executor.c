@@ -2,6 +2,7 @@
 #include "block_cache.h"
 #include "codec.h"
 #include "crc32c.h"
+#include "cursor.h"
 #include "file_speed.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -28,57 +29,6 @@ void obd_scratch_free(struct execute_scratch *s)
     free(s->stored);
     free(s->plain);
     memset(s, 0, sizeof *s);
-}
-
-// A place in the command's memory; only moves forward.
-struct cursor {
-    const struct iovec *iov, *end;
-    size_t offset; // within *iov
-};
-
-static void settle(struct cursor *c)
-{
-    while (c->iov < c->end && c->offset == c->iov->iov_len) {
-        c->iov++;
-        c->offset = 0;
-    }
-}
-
-static void advance(struct cursor *c, uint64_t n)
-{
-    for (; c->iov < c->end && n >= c->iov->iov_len; c->iov++)
-        n -= c->iov->iov_len;
-    c->offset = n;
-}
-
-// The next n bytes if they are contiguous, else NULL. Does not move.
-static unsigned char *contiguous(struct cursor *c, size_t n)
-{
-    settle(c);
-    if (c->iov == c->end || c->iov->iov_len - c->offset < n)
-        return NULL;
-    return (unsigned char *)c->iov->iov_base + c->offset;
-}
-
-// Passes over n bytes, filling them from `from`, or with zeroes if NULL. False when the memory ends early.
-static int place(struct cursor *c, const unsigned char *from, size_t n)
-{
-    while (n > 0) {
-        settle(c);
-        if (c->iov == c->end)
-            return 0;
-        size_t room = c->iov->iov_len - c->offset, part = n < room ? n : room;
-        unsigned char *to = (unsigned char *)c->iov->iov_base + c->offset;
-        if (from) {
-            memcpy(to, from, part);
-            from += part;
-        } else {
-            memset(to, 0, part);
-        }
-        c->offset += part;
-        n -= part;
-    }
-    return 1;
 }
 
 // Reads all of the iovecs' bytes at the offset. The iovecs are changed.
@@ -148,18 +98,10 @@ static enum execute_result read_plain(int fd, uint64_t offset, size_t want, stru
 {
     while (want > 0) {
         struct iovec batch[IOV_BATCH];
-        int count = 0;
-        size_t sum = 0;
-        while (sum < want && count < IOV_BATCH) {
-            settle(c);
-            if (c->iov == c->end)
-                return EXECUTE_BAD;
-            size_t room = c->iov->iov_len - c->offset, part = want - sum < room ? want - sum : room;
-            batch[count].iov_base = (char *)c->iov->iov_base + c->offset;
-            batch[count++].iov_len = part;
-            c->offset += part;
-            sum += part;
-        }
+        int count;
+        uint64_t sum = cursor_take(c, want, batch, IOV_BATCH, &count);
+        if (sum == 0)
+            return EXECUTE_BAD;
         enum execute_result r = read_full(fd, offset, batch, count, sum, scratch);
         if (r != EXECUTE_DONE)
             return r;
@@ -221,7 +163,7 @@ static enum execute_result unpack_run(const struct read_step *s, const struct re
     const unsigned char *plain = NULL;    // its bytes
     for (; s < end; s++) {
         if (whole && same_block(whole, s)) {
-            if (!place(c, plain + s->skip, s->length))
+            if (!cursor_place(c, plain + s->skip, s->length))
                 return EXECUTE_BAD;
             continue;
         }
@@ -233,7 +175,7 @@ static enum execute_result unpack_run(const struct read_step *s, const struct re
                 return EXECUTE_BAD;
         }
         const int again = s + 1 < end && same_block(s, s + 1);
-        unsigned char *direct = s->length == s->plain && !again ? contiguous(c, s->length) : NULL;
+        unsigned char *direct = s->length == s->plain && !again ? cursor_contiguous(c, s->length) : NULL;
         if (direct) {
             if (!unpack(s, stored, direct, s->plain))
                 return EXECUTE_BAD;
@@ -242,7 +184,7 @@ static enum execute_result unpack_run(const struct read_step *s, const struct re
         }
         plain = s->length == s->plain ? (unpack(s, stored, scratch->plain, s->plain) ? scratch->plain : NULL)
                                       : unpack_part(s, stored, scratch, again);
-        if (!plain || !place(c, plain + s->skip, s->length))
+        if (!plain || !cursor_place(c, plain + s->skip, s->length))
             return EXECUTE_BAD;
         whole = again ? s : NULL;
     }
@@ -278,19 +220,40 @@ static size_t run_of(const struct read_step *first, size_t count, uint64_t *byte
     return i;
 }
 
-uint64_t obd_single_read(const struct read_step *steps, size_t count, struct execute_scratch *scratch)
+size_t obd_next_run(const struct read_step *steps, size_t count, struct execute_scratch *scratch,
+                    struct read_run *run)
 {
-    uint64_t bytes;
-    if (count == 0 || steps[0].codec == READ_ZERO || kept(&steps[0], scratch))
-        return 0;
-    return run_of(steps, count, &bytes) == count ? bytes : 0;
+    run->bytes = 0;
+    run->count = 1;
+    if (steps[0].codec == READ_ZERO) {
+        run->kind = RUN_ZEROES;
+    } else if (kept(&steps[0], scratch)) {
+        run->kind = RUN_KEPT;
+    } else {
+        run->kind = steps[0].codec == READ_RAW ? RUN_RAW : RUN_PACKED;
+        run->count = run_of(steps, count, &run->bytes);
+    }
+    return run->count;
 }
 
-enum execute_result obd_unpack_read(const struct read_step *steps, size_t count, const unsigned char *stored,
-                                    const struct iovec *iov, int iov_count, struct execute_scratch *scratch)
+enum execute_result obd_finish_run(const struct read_step *steps, const struct read_run *run,
+                                   const unsigned char *stored, struct cursor *c,
+                                   struct execute_scratch *scratch)
 {
-    struct cursor c = {iov, iov + iov_count, 0};
-    return unpack_run(steps, steps + count, stored, &c, scratch);
+    switch (run->kind) {
+    case RUN_ZEROES:
+        return cursor_place(c, NULL, steps->length) ? EXECUTE_DONE : EXECUTE_BAD;
+    case RUN_KEPT: {
+        const unsigned char *plain = kept(steps, scratch);
+        return plain && cursor_place(c, plain + steps->skip, steps->length) ? EXECUTE_DONE : EXECUTE_BAD;
+    }
+    case RUN_RAW:
+        cursor_advance(c, run->bytes);
+        return EXECUTE_DONE;
+    case RUN_PACKED:
+        return unpack_run(steps, steps + run->count, stored, c, scratch);
+    }
+    return EXECUTE_BAD;
 }
 
 enum execute_result obd_execute(const struct read_step *steps, size_t count, const struct iovec *iov,
@@ -298,33 +261,22 @@ enum execute_result obd_execute(const struct read_step *steps, size_t count, con
 {
     struct cursor c = {iov, iov + iov_count, 0};
     if (count > 0)
-        advance(&c, steps[0].destination);
+        cursor_advance(&c, steps[0].destination);
     scratch->waited = 0;
     for (size_t i = 0; i < count;) {
         const struct read_step *first = &steps[i];
-        if (first->codec == READ_ZERO) {
-            if (!place(&c, NULL, first->length))
-                return EXECUTE_BAD;
-            i++;
-            continue;
-        }
-        const unsigned char *plain = kept(first, scratch);
-        if (plain) {
-            if (!place(&c, plain + first->skip, first->length))
-                return EXECUTE_BAD;
-            i++;
-            continue;
-        }
-        enum execute_result r;
-        uint64_t bytes;
-        i += run_of(first, count - i, &bytes);
-        if (first->codec == READ_RAW) {
-            r = read_plain(first->fd, first->file_offset, bytes, &c, scratch);
+        struct read_run run;
+        i += obd_next_run(first, count - i, scratch, &run);
+        enum execute_result r = EXECUTE_DONE;
+        if (run.kind == RUN_RAW) { // straight to where it belongs
+            r = read_plain(first->fd, first->file_offset, run.bytes, &c, scratch);
         } else {
-            struct iovec into = {scratch->stored, bytes};
-            r = read_full(first->fd, first->file_offset, &into, 1, bytes, scratch);
+            if (run.kind == RUN_PACKED) {
+                struct iovec into = {scratch->stored, run.bytes};
+                r = read_full(first->fd, first->file_offset, &into, 1, run.bytes, scratch);
+            }
             if (r == EXECUTE_DONE)
-                r = unpack_run(first, &steps[i], scratch->stored, &c, scratch);
+                r = obd_finish_run(first, &run, scratch->stored, &c, scratch);
         }
         if (r != EXECUTE_DONE)
             return r;

@@ -74,12 +74,24 @@ int obd_check_steps(const struct read_descriptor *in, size_t count, uint64_t len
 enum execute_result obd_execute(const struct read_step *steps, size_t count, const struct iovec *iov,
                                 int iov_count, struct execute_scratch *scratch);
 
-// The two halves of obd_execute, for who reads by himself: the bytes to read from steps[0].file_offset on if
-// the steps of a whole command are one read of a file, else 0; and what is to be done with the bytes of
-// packed blocks when they are there.
-uint64_t obd_single_read(const struct read_step *steps, size_t count, struct execute_scratch *scratch);
-enum execute_result obd_unpack_read(const struct read_step *steps, size_t count, const unsigned char *stored,
-                                    const struct iovec *iov, int iov_count, struct execute_scratch *scratch);
+// The parts of obd_execute, for who reads by himself (io_stage.h). A run is as many steps as are done in one
+// go: zeroes, a block that was kept, or one read of a file.
+enum read_run_kind { RUN_ZEROES, RUN_KEPT, RUN_RAW, RUN_PACKED };
+struct read_run {
+    size_t count; // steps
+    enum read_run_kind kind;
+    uint64_t bytes; // to be read from the first step's file_offset on, of RUN_RAW and RUN_PACKED
+};
+// The run that begins with steps[0]; its number of steps.
+size_t obd_next_run(const struct read_step *steps, size_t count, struct execute_scratch *scratch,
+                    struct read_run *run);
+// What is left to do when its bytes are read: those of RUN_RAW into their place in the command's memory,
+// those of RUN_PACKED to `stored`. Moves the cursor over the run. EXECUTE_BAD also for a block that is kept
+// no more.
+struct cursor;
+enum execute_result obd_finish_run(const struct read_step *steps, const struct read_run *run,
+                                   const unsigned char *stored, struct cursor *c,
+                                   struct execute_scratch *scratch);
 
 // Copies between a flat buffer and iovecs, at most length bytes from their start; returns the bytes copied.
 size_t obd_scatter(const struct iovec *iov, int iov_count, const void *from, size_t length);

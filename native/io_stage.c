@@ -1,4 +1,5 @@
 #include "io_stage.h"
+#include "cursor.h"
 #include <errno.h>
 #define io_event kernel_io_event // ours is another
 #include <linux/aio_abi.h>
@@ -11,31 +12,41 @@
 #include <unistd.h>
 
 enum {
-    READS = 32,         // of one call
-    STEPS_EACH = 8,     // of one command; longer ones are worth a call of their own
-    IOVECS_EACH = 16,   // likewise
-    BYTES_EACH = 65536, // likewise
+    READS = 256,        // of one call
+    COMMANDS = 64,      // of one call
+    IOVECS = 1024,      // of all its reads
+    STORED = 2 << 20,   // packed bytes of all its reads
+    ENOUGH = 512 << 10, // bytes that are answered while the processor's cache still holds them
     DEAR_NS = 1000,     // a call that costs so much: a page is copied in less
 };
 
 struct staged {
-    uint32_t index, count;
+    uint32_t index;
     struct slot *slot;
     const struct iovec *iov; // the command's memory
     int iov_count;
-    struct iovec into[IOVECS_EACH]; // where the file's bytes go
-    uint64_t bytes;
-    int made; // the bytes are there
-    struct read_step steps[STEPS_EACH];
+    uint32_t first_step, step_count, first_read, read_count;
+};
+
+// What is taken so far; also the mark to go back to when a command does not fit.
+struct filled {
+    uint32_t steps, runs, reads, iovecs;
+    uint64_t stored, bytes;
 };
 
 struct stage {
     aio_context_t context;
-    uint32_t count;
-    struct staged reads[READS];
+    uint32_t count; // of commands
+    struct filled filled;
+    struct staged commands[COMMANDS];
+    struct read_step steps[STEPS];
+    struct read_run runs[STEPS];
+    struct iovec iovecs[IOVECS];
+    uint64_t wanted[READS]; // bytes of each read
+    uint8_t made[READS];    // the bytes are there
     struct iocb calls[READS], *list[READS];
     struct kernel_io_event ended[READS];
-    unsigned char stored[READS][BYTES_EACH];
+    unsigned char stored[STORED];
 };
 
 int stage_pays(void)
@@ -72,62 +83,93 @@ void stage_destroy(struct stage *stage)
     free(stage);
 }
 
-// The first `bytes` of a command's memory. How many iovecs that takes, 0 if too many.
-static int first_bytes(const struct iovec *iov, int iov_count, uint64_t bytes, struct iovec *out)
+// Takes one read; false if there is no room for it.
+static int take(struct stage *stage, struct file_speeds *speeds, const struct read_step *first,
+                const struct read_run *run, struct cursor *c)
 {
-    for (int i = 0; i < iov_count && i < IOVECS_EACH; i++) {
-        out[i] = iov[i];
-        if (out[i].iov_len >= bytes) {
-            out[i].iov_len = bytes;
-            return i + 1;
-        }
-        bytes -= out[i].iov_len;
+    struct filled *f = &stage->filled;
+    const struct file_speed *speed = file_speed_of(speeds, first->fd);
+    struct iovec *into = &stage->iovecs[f->iovecs];
+    int count = 1;
+    if (speed->slow || f->reads == READS || f->iovecs == IOVECS)
+        return 0;
+    if (run->kind == RUN_RAW) {
+        if (cursor_take(c, run->bytes, into, (int)(IOVECS - f->iovecs), &count) != run->bytes)
+            return 0;
+    } else {
+        if (run->bytes > STORED - f->stored)
+            return 0;
+        *into = (struct iovec){stage->stored + f->stored, run->bytes};
+        f->stored += run->bytes;
+        for (size_t i = 0; i < run->count; i++)
+            cursor_advance(c, first[i].length);
     }
-    return 0;
+    struct iocb *call = &stage->calls[f->reads];
+    *call = (struct iocb){
+        .aio_data = f->reads,
+        .aio_lio_opcode = IOCB_CMD_PREADV,
+        .aio_fildes = (uint32_t)first->fd,
+        .aio_buf = (uint64_t)(uintptr_t)into,
+        .aio_nbytes = (uint64_t)count,
+        .aio_offset = (int64_t)first->file_offset,
+        .aio_rw_flags = speed->cannot_tell ? 0 : RWF_NOWAIT,
+    };
+    stage->list[f->reads] = call;
+    stage->wanted[f->reads] = run->bytes;
+    stage->made[f->reads] = 0;
+    f->reads++;
+    f->iovecs += (uint32_t)count;
+    f->bytes += run->bytes;
+    return 1;
+}
+
+// Takes a command; false, and nothing taken, if there is no room for all of it.
+static int take_all(struct io_loop *loop, struct staged *s, size_t count)
+{
+    struct stage *stage = loop->stage;
+    struct filled *f = &stage->filled, before = *f;
+    if (count > STEPS - f->steps)
+        return 0;
+    struct cursor c = {s->iov, s->iov + s->iov_count, 0};
+    for (size_t i = 0; i < count;) {
+        const struct read_step *first = &loop->steps[i];
+        struct read_run *run = &stage->runs[f->runs++];
+        i += obd_next_run(first, count - i, &loop->scratch, run);
+        if (run->bytes == 0) {
+            cursor_advance(&c, first->length);
+        } else if (!take(stage, loop->scratch.speeds, first, run, &c)) {
+            *f = before;
+            return 0;
+        }
+    }
+    s->first_step = before.steps;
+    s->step_count = (uint32_t)count;
+    s->first_read = before.reads;
+    s->read_count = f->reads - before.reads;
+    memcpy(&stage->steps[before.steps], loop->steps, count * sizeof loop->steps[0]);
+    f->steps += (uint32_t)count;
+    return 1;
 }
 
 int stage_read(struct io_loop *loop, uint32_t index, struct slot *slot, size_t count, const struct iovec *iov,
                int iov_count)
 {
     struct stage *stage = loop->stage;
-    if (count > STEPS_EACH)
-        return 0;
-    uint64_t bytes = obd_single_read(loop->steps, count, &loop->scratch);
-    if (bytes == 0 || bytes > BYTES_EACH)
-        return 0;
-    const struct read_step *first = &loop->steps[0];
-    const struct file_speed *speed = file_speed_of(loop->scratch.speeds, first->fd);
-    if (speed->slow)
-        return 0;
-    struct staged *s = &stage->reads[stage->count];
-    int into = 1;
-    if (first->codec == READ_RAW)
-        into = first_bytes(iov, iov_count, bytes, s->into);
-    else
-        s->into[0] = (struct iovec){stage->stored[stage->count], bytes};
-    if (into == 0)
-        return 0;
-    s->index = index;
-    s->count = (uint32_t)count;
-    s->slot = slot;
-    s->iov = iov;
-    s->iov_count = iov_count;
-    s->bytes = bytes;
-    s->made = 0;
-    memcpy(s->steps, loop->steps, count * sizeof s->steps[0]);
-    stage->calls[stage->count] = (struct iocb){
-        .aio_data = stage->count,
-        .aio_lio_opcode = IOCB_CMD_PREADV,
-        .aio_fildes = (uint32_t)first->fd,
-        .aio_buf = (uint64_t)(uintptr_t)s->into,
-        .aio_nbytes = (uint64_t)into,
-        .aio_offset = (int64_t)first->file_offset,
-        .aio_rw_flags = speed->cannot_tell ? 0 : RWF_NOWAIT,
-    };
-    stage->list[stage->count] = &stage->calls[stage->count];
-    slot->state = STAGED;
-    if (++stage->count == READS)
+    struct staged s = {.index = index, .slot = slot, .iov = iov, .iov_count = iov_count};
+    if (!take_all(loop, &s, count)) {
+        if (stage->count == 0)
+            return 0;
+        // What was taken may be in the way. loop->steps are not touched by that.
         stage_execute(loop);
+        if (!take_all(loop, &s, count))
+            return 0;
+    }
+    slot->state = STAGED;
+    stage->commands[stage->count++] = s;
+    if (stage->count == COMMANDS || stage->filled.bytes >= ENOUGH) {
+        stage_execute(loop);
+        io_loop_kick(loop);
+    }
     return 1;
 }
 
@@ -135,7 +177,7 @@ int stage_read(struct io_loop *loop, uint32_t index, struct slot *slot, size_t c
 static void make(struct stage *stage, struct file_speeds *speeds)
 {
     uint64_t start = file_speed_ticks(), bytes = 0;
-    long begun = syscall(SYS_io_submit, stage->context, (long)stage->count, stage->list);
+    long begun = syscall(SYS_io_submit, stage->context, (long)stage->filled.reads, stage->list);
     long left = begun > 0 ? begun : 0;
     while (left > 0) { // all of them have ended, unless a file is read in another way than files are
         long n = syscall(SYS_io_getevents, stage->context, left, left, stage->ended, NULL);
@@ -144,35 +186,56 @@ static void make(struct stage *stage, struct file_speeds *speeds)
         if (n <= 0)
             abort(); // they may still write to memory that is not ours any more
         for (long i = 0; i < n; i++) {
-            struct staged *s = &stage->reads[stage->ended[i].data];
-            s->made = stage->ended[i].res == (int64_t)s->bytes;
-            bytes += s->bytes;
+            uint64_t read = stage->ended[i].data;
+            stage->made[read] = stage->ended[i].res == (int64_t)stage->wanted[read];
+            bytes += stage->wanted[read];
         }
         left -= n;
     }
     int waited = file_speed_ticks() - start > FILE_SPEED_WAITED + bytes * FILE_SPEED_PER_BYTE;
     // One of many files is judged at a time; each has its turn.
-    struct file_speed *speed = file_speed_of(speeds, stage->reads[0].steps[0].fd);
+    struct file_speed *speed = file_speed_of(speeds, (int)stage->calls[0].aio_fildes);
     if (begun > 0 && speed->cannot_tell)
         file_speed_read_here(speed, waited);
+}
+
+// Finishes a command if all its reads were made; runs and stored bytes are used up in the order they were
+// taken.
+static int finish(struct io_loop *loop, const struct staged *s, const struct read_run **run, uint64_t *stored)
+{
+    struct stage *stage = loop->stage;
+    struct cursor c = {s->iov, s->iov + s->iov_count, 0};
+    int good = 1;
+    for (uint32_t i = 0; i < s->read_count; i++)
+        good &= stage->made[s->first_read + i];
+    const struct read_step *step = &stage->steps[s->first_step], *end = step + s->step_count;
+    for (; step < end; step += (*run)->count, (*run)++) {
+        good =
+            good && obd_finish_run(step, *run, stage->stored + *stored, &c, &loop->scratch) == EXECUTE_DONE;
+        if ((*run)->kind == RUN_PACKED)
+            *stored += (*run)->bytes;
+    }
+    return good;
 }
 
 void stage_execute(struct io_loop *loop)
 {
     struct stage *stage = loop->stage;
-    if (stage->count > 2)
+    if (stage->filled.reads > 2)
         make(stage, loop->scratch.speeds);
+    const struct read_run *run = stage->runs;
+    uint64_t stored = 0;
     for (uint32_t i = 0; i < stage->count; i++) {
-        struct staged *s = &stage->reads[i];
-        if (s->made && (s->steps[0].codec == READ_RAW ||
-                        obd_unpack_read(s->steps, s->count, stage->stored[i], s->iov, s->iov_count,
-                                        &loop->scratch) == EXECUTE_DONE)) {
+        struct staged *s = &stage->commands[i];
+        if (finish(loop, s, &run, &stored)) {
             loop->stats.inline_reads++;
             io_loop_end(loop, s->index, s->slot, 0);
         } else {
             // Not cached, or a file that ends or is bad: the ordinary way finds out which.
-            io_loop_execute_here(loop, s->index, s->slot, s->steps, s->count, s->iov, s->iov_count);
+            io_loop_execute_here(loop, s->index, s->slot, &stage->steps[s->first_step], s->step_count, s->iov,
+                                 s->iov_count);
         }
     }
     stage->count = 0;
+    stage->filled = (struct filled){0};
 }

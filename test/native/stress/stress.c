@@ -24,7 +24,7 @@
 enum { SIZE = 4 << 20, EVENTS = 64, PLAN = 4096 };
 
 static uint64_t state;
-static int file;
+static int file, twin; // twin: another descriptor of file
 static int written; // the packed files are no longer as the device is
 static int closed;  // queues that the loop has let go of
 
@@ -62,7 +62,7 @@ static double nonsense(void)
 
 // The device once more, in packed blocks one after another.
 static struct packed {
-    int fd, codec, block, checked;
+    int fd, twin, codec, block, checked;
     uint32_t at[SIZE / 4096 + 1];
 } packed[] = {
     {.codec = READ_LZ4, .block = 4096, .checked = 1},   {.codec = READ_LZ4, .block = 32768, .checked = 1},
@@ -76,6 +76,7 @@ static void pack(struct packed *p, const char *path)
     char *name, plain[65536], stored[80000];
     check(asprintf(&name, "%s.%d-%d-%d", path, p->codec, p->block, p->checked) > 0, "asprintf");
     p->fd = open(name, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    p->twin = dup(p->fd);
     free(name);
     for (int b = 0; b < SIZE / p->block; b++) {
         check(pread(file, plain, (size_t)p->block, (off_t)b * p->block) == p->block, "pread");
@@ -102,7 +103,7 @@ static size_t plan_packed(const struct packed *p, uint64_t offset, uint64_t leng
         uint64_t part = (uint64_t)p->block - skip < end - at ? (uint64_t)p->block - skip : end - at;
         if (rnd() % 16 == 0 && part > 512)
             part = 512; // two descriptors of one block
-        d[n++] = (struct read_descriptor){p->fd,
+        d[n++] = (struct read_descriptor){b % 7 == 3 ? p->twin : p->fd,
                                           p->at[b],
                                           p->at[b + 1] - p->at[b],
                                           p->codec + (p->checked ? READ_CRC_CHECKED : 0),
@@ -156,9 +157,11 @@ static void *serve(void *arg)
                                         plan + used);
                 else
                     for (uint64_t at = 0; at < (uint64_t)e->length; at += step) {
+                        // Pieces of different descriptors are different reads, whatever lies beside what.
+                        int fd = way % 2 && at / step % 3 == 0 ? twin : file;
                         double part = at + step > (uint64_t)e->length ? e->length - (double)at : (double)step;
                         plan[used++] = (struct read_descriptor){
-                            file, e->offset + (double)at, part, READ_RAW, part, 0, part, (double)at};
+                            fd, e->offset + (double)at, part, READ_RAW, part, 0, part, (double)at};
                     }
                 batch[planned].count = (double)used - batch[planned].first;
                 if (way == 1)
@@ -358,6 +361,7 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN); // as Node does
     state = strtoull(argv[2], NULL, 10);
     file = open(argv[1], O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    twin = dup(file);
     check(file >= 0 && ftruncate(file, SIZE) == 0, "open");
     for (int i = 0; i < SIZE; i += 8) {
         uint64_t v = rnd() << 32 | rnd();
