@@ -8,6 +8,7 @@ import {
   type ReadableBlob,
   type WritableBlob,
 } from '../blob/index.js';
+import { DEFAULT_POLICY, type IoPolicy } from './io-policy.js';
 
 /** Plain data from which every I/O worker builds a `ReadPlanner` for this image; posted with structured clone. */
 export type PlannerDescription = unknown;
@@ -18,18 +19,9 @@ export interface BlockDeviceOptions {
   readonly readOnly?: boolean;
   /** Lets I/O workers read local bytes without asking the main thread; given to the planner module's createPlanner. */
   readonly planner?: PlannerDescription;
-  /**
-   * How long a failing read is repeated before the user gets an I/O error, in ms; 0 fails at once. Only failures that
-   * may pass are repeated. Default {@link READ_DEADLINE_MS}.
-   */
-  readonly readDeadlineMs?: number;
+  /** What happens to commands that fail for a reason that may pass. Default {@link DEFAULT_POLICY}. */
+  readonly policy?: IoPolicy;
 }
-
-/**
- * Ten minutes: longer than a registry's restart or a token server's outage, short enough that an operator sees an I/O
- * error rather than processes that cannot be killed. (The reference hides it for 7 days.)
- */
-export const READ_DEADLINE_MS = 600_000;
 
 /**
  * A blob with the geometry of a disk: whole sectors, a size that never changes, perhaps read-only. The only place where
@@ -42,7 +34,9 @@ export class BlockDevice {
   readonly size: number;
   readonly readOnly: boolean;
   readonly planner: PlannerDescription;
-  readonly readDeadlineMs: number;
+  readonly policy: IoPolicy;
+  /** True while the image behind it is not open: then writes too fail for a reason that may pass. */
+  readonly waiting: boolean = false;
   readonly #blob: ReadableBlob;
   readonly #writable: WritableBlob | undefined;
 
@@ -54,7 +48,7 @@ export class BlockDevice {
     this.size = blob.size - (blob.size % SECTOR);
     this.readOnly = this.#writable === undefined;
     this.planner = options.planner;
-    this.readDeadlineMs = options.readDeadlineMs ?? READ_DEADLINE_MS;
+    this.policy = options.policy ?? DEFAULT_POLICY;
   }
 
   /**

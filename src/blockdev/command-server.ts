@@ -1,62 +1,35 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from '../log/index.js';
 import { IoEvent } from '../native/index.js';
 import type { BlockDevice } from './block-device.js';
+import { IoGuard } from './io-guard.js';
 import type { CommandAnswer, PostedCommand } from './io-protocol.js';
 import { Status, answerTo } from './sense.js';
 
 /** Bytes of one device that may be on their way through the main thread: eight of FUSE's largest requests, twice. */
 const MAX_BYTES = 16 << 20;
-const FIRST_PAUSE_MS = 20;
-const LONGEST_PAUSE_MS = 30_000;
-/** Log the first failure of a read and then every tenth. */
-const LOG_EVERY = 10;
-
-/** What an operator wants to know about a device that waits. */
-export interface DeviceHealth {
-  /** Reads that failed and are being repeated now. */
-  readonly retrying: number;
-  /** Commands that ended with an error, ever. */
-  readonly errors: number;
-  /** The last failure's sentence and time, if any. */
-  readonly lastError: string | undefined;
-  readonly lastErrorAt: Date | undefined;
-}
-
 /**
  * Answers one device's commands the general way, on the main thread: reads whose bytes are not local, and every write,
- * discard and flush. A failing read is repeated with growing pauses until the device's deadline, if its failure may
- * pass; then it is a medium error with its address in the log. A flush waits for the writes before it.
+ * discard and flush. What fails for a reason that may pass is repeated as the device's policy says (io-guard.ts); then it
+ * is a medium error with its address in the log. A flush waits for the writes before it.
  */
 export class CommandServer {
+  /** Its failure policy at work. */
+  readonly guard: IoGuard;
   readonly #device: BlockDevice;
   readonly #logger: Logger;
-  readonly #stop = new AbortController();
   readonly #changes = new Set<Promise<void>>();
   readonly #waiting: { readonly bytes: number; readonly resolve: () => void }[] = [];
   #bytes = 0;
-  #retrying = 0;
-  #errors = 0;
-  #lastError: string | undefined;
-  #lastErrorAt: Date | undefined;
 
   constructor(device: BlockDevice, logger: Logger) {
     this.#device = device;
     this.#logger = logger;
+    this.guard = new IoGuard(device, logger);
   }
 
-  get health(): DeviceHealth {
-    return {
-      retrying: this.#retrying,
-      errors: this.#errors,
-      lastError: this.#lastError,
-      lastErrorAt: this.#lastErrorAt,
-    };
-  }
-
-  /** Reads stop waiting: those that fail from now on fail at once. */
+  /** Commands stop waiting: those that fail from now on fail at once. */
   stop(): void {
-    this.#stop.abort();
+    this.guard.stop();
   }
 
   /** Carries out one command. Never rejects. */
@@ -69,7 +42,7 @@ export class CommandServer {
         if (op === IoEvent.READ) return { id, status: Status.OK, data: await this.#read(offset, length) };
         if (op === IoEvent.FLUSH) {
           await Promise.all(this.#changes);
-          await this.#device.flush();
+          await this.guard.change(0, 0, () => this.#device.flush());
         } else {
           await this.#change(command);
         }
@@ -78,8 +51,7 @@ export class CommandServer {
         this.#leave(weight);
       }
     } catch (error) {
-      this.#note(error);
-      this.#errors++;
+      this.guard.failed(error);
       const { status } = answerTo(error);
       this.#logger.error({ err: error, op, offset, length, status }, 'command failed');
       return { id, status };
@@ -88,39 +60,16 @@ export class CommandServer {
 
   async #read(offset: number, length: number): Promise<Uint8Array> {
     const data = new Uint8Array(length);
-    const deadline = performance.now() + this.#device.readDeadlineMs;
-    let pause = FIRST_PAUSE_MS;
-    for (let attempt = 1; ; attempt++) {
-      try {
-        await this.#device.read(offset, data, { signal: this.#stop.signal });
-        return data;
-      } catch (error) {
-        if (!answerTo(error).retry || this.#stop.signal.aborted || performance.now() + pause > deadline)
-          throw error;
-        this.#note(error);
-        if (attempt % LOG_EVERY === 1)
-          this.#logger.warn(
-            { err: error, offset, length, attempt, pauseMs: pause },
-            'read failed, repeating it',
-          );
-        this.#retrying++;
-        try {
-          await sleep(pause, undefined, { signal: this.#stop.signal });
-        } catch {
-          throw error; // told to stop: the failure stands
-        } finally {
-          this.#retrying--;
-        }
-        pause = Math.min(pause * 2, LONGEST_PAUSE_MS);
-      }
-    }
+    await this.guard.read(offset, data);
+    return data;
   }
 
   async #change({ op, offset, length, data }: PostedCommand): Promise<void> {
-    const work =
+    const work = this.guard.change(offset, length, () =>
       op === IoEvent.WRITE && data !== undefined
         ? this.#device.write(offset, data)
-        : this.#device.discard(offset, length);
+        : this.#device.discard(offset, length),
+    );
     // A failed write is answered as such; a flush after it speaks only for those that did not fail.
     const settled = work.then(
       () => undefined,
@@ -151,10 +100,5 @@ export class CommandServer {
 
   #fits(bytes: number): boolean {
     return this.#bytes === 0 || this.#bytes + bytes <= MAX_BYTES;
-  }
-
-  #note(error: unknown): void {
-    this.#lastError = error instanceof Error ? error.message : String(error);
-    this.#lastErrorAt = new Date();
   }
 }

@@ -1,4 +1,5 @@
 import type { BlockDevice } from './block-device.js';
+import type { IoGuard } from './io-guard.js';
 import type { ServedQueue } from './io-workers.js';
 
 /** Ways a device reaches its user. `memory` is for tests and benchmarks. */
@@ -33,6 +34,8 @@ export interface Attachment {
   readonly device: BlockDevice;
   /** Its traffic and health; undefined where the transport does not count. */
   readonly served?: Pick<ServedQueue, 'counters' | 'health'> | undefined;
+  /** Its failure policy at work. */
+  readonly guard: IoGuard | undefined;
   /**
    * Takes the device away, waits for its commands in flight and closes its image. Idempotent.
    * @throws DeviceError OBD_DEVICE_BUSY if it is still in use (mounted); it is then still attached.

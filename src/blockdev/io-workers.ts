@@ -6,7 +6,8 @@ import { DeviceError } from '../blob/index.js';
 import type { Logger } from '../log/index.js';
 import { STOP, WAKE, discardQueue, eventFd } from '../native/index.js';
 import type { BlockDevice } from './block-device.js';
-import { CommandServer, type DeviceHealth } from './command-server.js';
+import { CommandServer } from './command-server.js';
+import type { DeviceHealth, IoGuard } from './io-guard.js';
 import {
   COUNTERS,
   Counter,
@@ -44,6 +45,8 @@ export interface DeviceCounters {
 export interface ServedQueue {
   readonly counters: DeviceCounters;
   readonly health: DeviceHealth;
+  /** The device's failure policy at work. */
+  readonly guard: IoGuard;
   /** Settles when the queue is gone: 0 after {@link remove}, else the errno that its other side ended with. */
   readonly gone: Promise<number>;
   /**
@@ -69,7 +72,11 @@ class Queue implements ServedQueue {
   }
 
   get health(): DeviceHealth {
-    return this.server.health;
+    return this.server.guard.health;
+  }
+
+  get guard(): IoGuard {
+    return this.server.guard;
   }
 
   get counters(): DeviceCounters {

@@ -3,6 +3,7 @@ import { silentLogger, type Logger } from '../log/index.js';
 import { MemoryQueue } from '../native/index.js';
 import type { BlockDevice } from './block-device.js';
 import type { AttachRequest, Attachment, FrontEnd, ImageOpener } from './front-end.js';
+import type { IoGuard } from './io-guard.js';
 import type { IoWorkers, ServedQueue } from './io-workers.js';
 
 /** A device of the {@link MemoryFrontEnd}. */
@@ -29,6 +30,10 @@ export class MemoryAttachment implements Attachment {
     this.client = link.client;
     this.served = link.served;
     this.#forget = link.forget;
+  }
+
+  get guard(): IoGuard {
+    return this.served.guard;
   }
 
   detach(): Promise<void> {

@@ -10,7 +10,7 @@ function row(device: DeviceInfo): string[] {
     device.id,
     device.devicePath ?? '-',
     device.transport,
-    device.state,
+    device.stateSince === undefined ? device.state : `${device.state} since ${device.stateSince}`,
     device.size === undefined ? '-' : formatSize(device.size),
     formatSize(device.bytesRead),
     formatSize(device.bytesFetched),

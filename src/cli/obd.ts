@@ -9,6 +9,7 @@ type AddCommand = (program: Command) => void;
  * not wait for HTTP and ext4, and `obd registry` runs without the native addon.
  */
 const COMMANDS: Readonly<Record<string, () => Promise<AddCommand>>> = {
+  abort: async () => (await import('./abort.js')).addAbortCommand,
   apply: async () => (await import('./apply.js')).addApplyCommand,
   attach: async () => (await import('./attach.js')).addAttachCommand,
   bench: async () => (await import('./bench.js')).addBenchCommand,

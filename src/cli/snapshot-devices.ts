@@ -4,6 +4,7 @@ import { DeviceError, OverlaybdError, isSystemError } from '../blob/index.js';
 import type { Logger } from '../log/index.js';
 import { remountFilesystem, unmountFilesystem } from '../native/index.js';
 import {
+  isAttached,
   NoServiceError,
   deviceState,
   listMounts,
@@ -38,7 +39,7 @@ export class ServiceDeviceHost implements DeviceHost {
     const deadline = Date.now() + SETTLE_MS;
     for (;;) {
       const found = await this.#find(configPath);
-      if (found?.state === 'ready') return blockDevice(found);
+      if (found !== undefined && isAttached(found.state)) return blockDevice(found);
       if (found === undefined || found.state === 'failed') return this.#attachNew(id, configPath);
       if (Date.now() > deadline)
         throw new DeviceError('OBD_DEVICE_BUSY', `Device "${found.id}" is ${found.state} for too long`, {

@@ -130,6 +130,21 @@ function deviceFinding(device: DeviceInfo): DeviceFinding {
       detail: `${image} has been opening for ${Math.round(waited / 1000)} s`,
       todo: 'Its registry does not answer, or slowly: see the log of the service',
     };
+  if (state === 'degraded' || state === 'blocked') {
+    const policy = device.ioPolicy;
+    const what =
+      state === 'degraded'
+        ? `its I/O is repeated for ${policy?.retry ?? '?'} s`
+        : policy?.then === 'hold'
+          ? 'its I/O waits (or fails, after "obd abort")'
+          : 'its I/O fails';
+    return {
+      ...common,
+      status: state === 'blocked' ? 'failed' : 'warning',
+      detail: `${devicePath ?? transport}, ${image}: ${state} since ${device.stateSince ?? '?'}, ${what}${why}`,
+      todo: `${reason?.hint === undefined ? 'End the cause' : reason.hint}; the device then goes on by itself. "obd abort ${id}" fails what waits`,
+    };
+  }
   if (errors > 0)
     return {
       ...common,

@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { ConfigError } from '../blob/index.js';
 import type { Logger } from '../log/index.js';
 import { checkJson, loadJson, parseJson, size } from './json-schema.js';
-import { downloadSchema } from './service-config.js';
+import { downloadSchema, ioPolicySchema } from './service-config.js';
 
 /** Most lowers: LSMT numbers files with 8 bits, and one is the upper's. */
 const MAX_LOWERS = 256;
@@ -37,6 +37,8 @@ const schema = z.object({
   resultFile: text(),
   /** Overrides the service's block for this device. */
   download: downloadSchema.optional(),
+  /** Ours: overrides the service's block for this device. */
+  ioPolicy: ioPolicySchema.optional(),
   accelerationLayer: z.boolean().default(false),
   recordTracePath: text(),
 });

@@ -25,6 +25,14 @@ export const downloadSchema = z.object({
   blockSize: number(262144),
 });
 
+/** The `ioPolicy` block, ours: in overlaybd.json, and per image in config.v1.json. */
+export const ioPolicySchema = z.object({
+  /** Seconds for which I/O that fails is repeated; 0: it fails at once. At most a day. */
+  retry: u32().max(86400).default(600),
+  /** And then: its users get I/O errors, or wait until the cause ends or somebody aborts. */
+  then: z.enum(['error', 'hold']).default('error'),
+});
+
 const schema = z.object({
   registryCacheDir: text('/opt/overlaybd/registry_cache'),
   registryCacheSizeGB: number(4),
@@ -104,6 +112,8 @@ const schema = z.object({
     .prefault({}),
   /** How a device gets to the kernel; `auto` takes TCMU where there is one, else FUSE with a loop device. */
   transport: z.enum(['auto', 'tcmu', 'fuse', 'nbd']).default('auto'),
+  /** What a device does whose bytes cannot be had. */
+  ioPolicy: ioPolicySchema.prefault({}),
   /** When the writable layer of a device in use gives back the space of what was overwritten. */
   compactionConfig: z
     .object({
@@ -124,6 +134,9 @@ const schema = z.object({
  * `credentialConfig.mode` is empty.
  */
 export type ServiceConfig = z.output<typeof schema>;
+
+/** What a device does whose bytes cannot be had. */
+export type IoPolicyConfig = z.output<typeof ioPolicySchema>;
 
 /** How images are fetched in the background. */
 export type DownloadConfig = z.output<typeof downloadSchema>;

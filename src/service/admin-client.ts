@@ -5,6 +5,7 @@ import {
   API_VERSION,
   answerSchemas,
   fromApiError,
+  type AbortAnswer,
   type AttachBody,
   type DeviceInfo,
   type ServiceInfo,
@@ -49,6 +50,11 @@ export class AdminClient {
   /** Takes a device away. @param key id or device path. @returns what it was. */
   async detach(key: string): Promise<DeviceInfo> {
     return answerSchemas.device.parse(await this.#call('DELETE', `devices/${encodeURIComponent(key)}`));
+  }
+
+  /** Fails the I/O of a device that waits, until the device is ready again. @param key id or device path. */
+  async abort(key: string): Promise<AbortAnswer> {
+    return answerSchemas.abort.parse(await this.#call('POST', `devices/${encodeURIComponent(key)}/abort`));
   }
 
   async get(key: string): Promise<DeviceInfo> {

@@ -4,6 +4,7 @@
  *   GET    /v1/service        who answers                 GET    /v1/devices        everything
  *   POST   /v1/devices        attach                      GET    /v1/devices/KEY    one device, by id or device path
  *   DELETE /v1/devices/KEY    detach                      GET    /v1/metrics        numbers for Prometheus
+ *   POST   /v1/devices/KEY/abort   fail the I/O that waits
  *
  * Errors are `{"error": {code, message, hint?, causes?}}`. A client that goes away does not cancel what it asked for:
  * a half-made device would be worse than one that nobody waits for.
@@ -18,6 +19,7 @@ import {
   attachBodySchema,
   httpStatus,
   toApiError,
+  type AbortAnswer,
   type AttachBody,
   type DeviceInfo,
   type ServiceInfo,
@@ -28,6 +30,7 @@ export interface AdminHandlers {
   info(): ServiceInfo;
   attach(body: AttachBody): Promise<DeviceInfo>;
   detach(key: string): Promise<DeviceInfo>;
+  abort(key: string): Promise<AbortAnswer>;
   get(key: string): DeviceInfo | Promise<DeviceInfo>;
   list(): DeviceInfo[] | Promise<DeviceInfo[]>;
   metrics(): string;
@@ -113,8 +116,8 @@ export class AdminServer {
     request: IncomingMessage,
   ): Promise<{ status: number; body: unknown }> {
     const handlers = this.#handlers;
-    const [version, collection, key, ...rest] = url.replace(/^\//, '').split('/');
-    const call = `${method} ${collection ?? ''}${key === undefined ? '' : '/KEY'}`;
+    const [version, collection, key, verb, ...rest] = url.replace(/^\//, '').split('/');
+    const call = `${method} ${collection ?? ''}${key === undefined ? '' : '/KEY'}${verb === undefined ? '' : `/${verb}`}`;
     if (version !== `v${API_VERSION}` || rest.length > 0) throw new NoSuchCall(method, url);
     const name = decodeKey(key ?? '');
     switch (call) {
@@ -128,6 +131,8 @@ export class AdminServer {
         return { status: 200, body: await handlers.get(name) };
       case 'DELETE devices/KEY':
         return { status: 200, body: await handlers.detach(name) };
+      case 'POST devices/KEY/abort':
+        return { status: 200, body: await handlers.abort(name) };
       case 'GET metrics':
         return { status: 200, body: handlers.metrics() };
       default:

@@ -11,8 +11,17 @@ export const API_VERSION = 1;
 /** Most bytes of a request's body: a path, a name and a few options. */
 export const MAX_BODY = 64 * 1024;
 
-/** Life of a device: `opening` ends in `ready` or `failed`; `detaching` ends with the entry. */
-export type DeviceState = 'opening' | 'ready' | 'failed' | 'detaching';
+/**
+ * Life of a device: `opening` ends in `ready` or `failed`; `detaching` ends with the entry. A ready one becomes `degraded`
+ * while I/O fails and is repeated, `blocked` when its policy's deadline is over, and `ready` again by itself.
+ */
+export const DEVICE_STATES = ['opening', 'ready', 'degraded', 'blocked', 'failed', 'detaching'] as const;
+/** One of {@link DEVICE_STATES}. */
+export type DeviceState = (typeof DEVICE_STATES)[number];
+/** True if the device can be used: it is there, though its I/O may wait or fail. */
+export function isAttached(state: DeviceState): boolean {
+  return state === 'ready' || state === 'degraded' || state === 'blocked';
+}
 
 /** How a caller chooses the front end; `auto` takes TCMU where the machine has it, else FUSE. */
 export const TRANSPORT_CHOICES = ['auto', 'tcmu', 'fuse', 'nbd'] as const;
@@ -30,7 +39,7 @@ export type ApiError = z.infer<typeof errorSchema>;
 
 const deviceSchema = z.object({
   id: z.string(),
-  state: z.enum(['opening', 'ready', 'failed', 'detaching']),
+  state: z.enum(DEVICE_STATES),
   transport: z.string(),
   configPath: z.string(),
   /** The reference it was attached by, if it was. */
@@ -41,6 +50,12 @@ const deviceSchema = z.object({
   readOnly: z.boolean().optional(),
   /** ISO time: when opening began. */
   since: z.string(),
+  /** ISO time: since when it is degraded or blocked. */
+  stateSince: z.string().optional(),
+  /** What happens to I/O that fails: repeated for `retry` seconds, then `error` or `hold`. */
+  ioPolicy: z.object({ retry: z.number(), then: z.string() }).optional(),
+  /** Commands that wait because they failed. */
+  waiting: z.number().optional(),
   /** How long opening took. */
   openMs: z.number().optional(),
   reads: z.number(),
@@ -55,13 +70,17 @@ const deviceSchema = z.object({
   download: z.object({ state: z.string(), bytes: z.number() }).optional(),
   /** Reads or writes that ended in an error. */
   errors: z.number(),
-  /** Why it failed; or its last error. */
+  /** Why it failed, is degraded or blocked; or its last error. */
   reason: errorSchema.optional(),
 });
 /** One line of `obd list`. */
 export type DeviceInfo = z.infer<typeof deviceSchema>;
 
 const deviceListSchema = z.object({ devices: z.array(deviceSchema) });
+
+const abortSchema = z.object({ aborted: z.number(), device: deviceSchema });
+/** What an abort did: how many commands it failed, and the device afterwards. */
+export type AbortAnswer = z.infer<typeof abortSchema>;
 
 const serviceSchema = z.object({
   version: z.string(),
@@ -99,6 +118,7 @@ export const answerSchemas = {
   service: serviceSchema,
   device: deviceSchema,
   devices: deviceListSchema,
+  abort: abortSchema,
   error: z.object({ error: errorSchema }),
 } as const;
 

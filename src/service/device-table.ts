@@ -12,7 +12,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { DeviceError } from '../blob/index.js';
 import { DEVICE_ID, type Attachment, type FrontEnd, type Transport } from '../blockdev/index.js';
 import type { Logger } from '../log/index.js';
-import { toApiError, type DeviceInfo, type TransportChoice } from './api.js';
+import { toApiError, type AbortAnswer, type DeviceInfo, type TransportChoice } from './api.js';
 import type { ImageStats, Opening, Openings } from './openings.js';
 
 /** What the table is made of. */
@@ -150,6 +150,22 @@ export class DeviceTable {
     return before;
   }
 
+  /**
+   * Fails the I/O of a device that waits, with an I/O error, until the device is ready again.
+   * @param key its id or device path.
+   * @throws DeviceError OBD_DEVICE_NOT_FOUND, OBD_DEVICE_BUSY while there is no device that could have I/O.
+   */
+  abort(key: string): AbortAnswer {
+    const attachment = this.#find(key);
+    if (attachment?.guard === undefined)
+      throw new DeviceError('OBD_DEVICE_BUSY', `Cannot abort "${key}": it is ${this.get(key).state}`, {
+        hint: 'Only a device that is there has I/O (obd list)',
+      });
+    const aborted = attachment.guard.abort();
+    this.#options.log.warn({ dev: attachment.id, aborted }, 'I/O aborted by an operator');
+    return { aborted, device: this.#ofAttachment(attachment) };
+  }
+
   /** One device by id or device path. @throws DeviceError OBD_DEVICE_NOT_FOUND */
   get(key: string): DeviceInfo {
     const found = this.list().find((device) => device.id === key || device.devicePath === key);
@@ -268,15 +284,19 @@ export class DeviceTable {
     const opening = this.#options.openings.of(attachment.device);
     const { bytesFetched, remoteBytes, presentBytes, download } = opening?.image?.stats() ?? NO_STATS;
     const counters = attachment.served?.counters;
-    const health = attachment.served?.health;
+    const health = attachment.guard?.health;
+    const { policy } = attachment.device;
     const image = this.#requests.get(attachment.id)?.image;
     return {
       id: attachment.id,
-      state: this.#detaching.has(attachment.id) ? 'detaching' : 'ready',
+      state: this.#detaching.has(attachment.id) ? 'detaching' : (health?.state ?? 'ready'),
       transport: attachment.transport,
       configPath: attachment.configPath,
       ...(image === undefined ? {} : { image }),
       ...(attachment.devicePath === undefined ? {} : { devicePath: attachment.devicePath }),
+      ...(health?.since === undefined ? {} : { stateSince: health.since.toISOString() }),
+      ioPolicy: { retry: policy.deadlineMs / 1000, then: policy.then },
+      waiting: health?.retrying ?? 0,
       size: attachment.device.size,
       readOnly: attachment.device.readOnly,
       since: (opening?.startedAt ?? new Date(0)).toISOString(),
@@ -290,9 +310,11 @@ export class DeviceTable {
       remoteBytes,
       presentBytes,
       ...(download === undefined ? {} : { download: { state: download.state, bytes: download.bytes } }),
-      ...(health?.lastError === undefined
-        ? {}
-        : { reason: { code: 'OBD_IO_FAILED', message: health.lastError } }),
+      ...(health?.since !== undefined
+        ? { reason: toApiError(health.reason) }
+        : health?.lastError === undefined
+          ? {}
+          : { reason: { code: 'OBD_IO_FAILED', message: health.lastError } }),
     };
   }
 }

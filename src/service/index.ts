@@ -2,7 +2,10 @@
 export { AdminClient, NoServiceError } from './admin-client.js';
 export { AdminServer, type AdminHandlers } from './admin-server.js';
 export {
+  DEVICE_STATES,
   TRANSPORT_CHOICES,
+  isAttached,
+  type AbortAnswer,
   type AttachBody,
   type DeviceInfo,
   type DeviceState,

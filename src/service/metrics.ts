@@ -1,4 +1,4 @@
-import type { DeviceInfo } from './api.js';
+import { DEVICE_STATES, type DeviceInfo } from './api.js';
 
 /** One family: name, help, type, and a value per device. */
 const FAMILIES: readonly (readonly [
@@ -23,6 +23,19 @@ const FAMILIES: readonly (readonly [
   ],
   ['overlaybd_device_present_bytes', 'Those that are on local disk', 'gauge', (d) => d.presentBytes],
   ['overlaybd_device_errors_total', 'Commands that ended in an error', 'counter', (d) => d.errors],
+  ['overlaybd_device_waiting', 'Commands that failed and are repeated', 'gauge', (d) => d.waiting ?? 0],
+  [
+    'overlaybd_device_health',
+    '0 ready, 1 degraded (I/O is repeated), 2 blocked (I/O fails or is held)',
+    'gauge',
+    (d) => Math.max(0, ['ready', 'degraded', 'blocked'].indexOf(d.state)),
+  ],
+  [
+    'overlaybd_device_unhealthy_since_seconds',
+    'Unix time since when it is degraded or blocked; 0 if it is not',
+    'gauge',
+    (d) => (d.stateSince === undefined ? 0 : Date.parse(d.stateSince) / 1000),
+  ],
 ];
 
 const escape = (value: string): string =>
@@ -31,9 +44,9 @@ const escape = (value: string): string =>
 /** The devices' numbers in Prometheus' text format, version 0.0.4. */
 export function deviceMetrics(devices: readonly DeviceInfo[]): string {
   const lines = ['# HELP overlaybd_devices Devices by state', '# TYPE overlaybd_devices gauge'];
-  for (const state of ['opening', 'ready', 'failed', 'detaching'])
+  for (const state of DEVICE_STATES)
     lines.push(`overlaybd_devices{state="${state}"} ${devices.filter((d) => d.state === state).length}`);
-  const ready = devices.filter((d) => d.state === 'ready' || d.state === 'detaching');
+  const ready = devices.filter((d) => d.state !== 'opening' && d.state !== 'failed');
   for (const [name, help, type, of] of FAMILIES) {
     lines.push(`# HELP ${name} ${help}`, `# TYPE ${name} ${type}`);
     for (const d of ready)

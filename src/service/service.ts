@@ -22,7 +22,7 @@ import {
 import { ImageOpener, plannerModule, type ServiceConfig } from '../image/index.js';
 import type { Logger } from '../log/index.js';
 import { AdminServer } from './admin-server.js';
-import { API_VERSION, type AttachBody, type DeviceInfo, type ServiceInfo } from './api.js';
+import { API_VERSION, type AbortAnswer, type AttachBody, type DeviceInfo, type ServiceInfo } from './api.js';
 import { DeviceTable } from './device-table.js';
 import { imageLoader } from './image-loader.js';
 import { deviceMetrics } from './metrics.js';
@@ -85,7 +85,7 @@ export class Service {
     this.unsupported = transports.unsupported;
     this.#opener = new ImageOpener(config, log);
     this.#workers = new IoWorkers({ logger: log, plannerModule });
-    this.#openings = new Openings(imageLoader(this.#opener), log);
+    this.#openings = new Openings(imageLoader(this.#opener, config.ioPolicy), log);
     this.#frontEnds = transports.usable.map((transport) => this.#makeFrontEnd(transport));
     this.#table = new DeviceTable({
       frontEnds: this.#frontEnds,
@@ -131,6 +131,7 @@ export class Service {
         info: () => this.info(),
         attach: (body) => this.attach(body),
         detach: (key) => this.detach(key),
+        abort: (key) => this.abort(key),
         get: async (key) => {
           await this.#table.locate();
           return this.#table.get(key);
@@ -188,6 +189,12 @@ export class Service {
     } finally {
       this.#checkIdle();
     }
+  }
+
+  /** See DeviceTable.abort. */
+  async abort(key: string): Promise<AbortAnswer> {
+    await this.#table.locate();
+    return this.#table.abort(key);
   }
 
   list(): DeviceInfo[] {

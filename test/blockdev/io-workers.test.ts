@@ -81,7 +81,7 @@ class Recorder extends MemoryBlob {
 
 async function attach(blob: ReadableBlob, blocks: Float64Array | undefined, readDeadlineMs = 0) {
   const planner = blocks && { fd, blockSize: BLOCK, blocks };
-  const device = new BlockDevice(blob, { planner, readDeadlineMs });
+  const device = new BlockDevice(blob, { planner, policy: { deadlineMs: readDeadlineMs, then: 'error' } });
   const frontEnd = new MemoryFrontEnd(() => Promise.resolve(device), workers);
   return frontEnd.attach({ configPath: '/image', id: '1' });
 }

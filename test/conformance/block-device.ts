@@ -53,7 +53,9 @@ export function blockDeviceSuite(name: string, suite: BlockDeviceSuite): void {
     run: (c: DeviceClient, blob: WritableMemoryBlob) => Promise<void>,
   ) => {
     const blob = new WritableMemoryBlob(pattern(0, SIZE));
-    const client = await factory(new BlockDevice(blob, { readOnly, readDeadlineMs: 0 }));
+    const client = await factory(
+      new BlockDevice(blob, { readOnly, policy: { deadlineMs: 0, then: 'error' } }),
+    );
     try {
       await run(client, blob);
     } finally {

@@ -176,6 +176,14 @@ test('errors of a device and an opening without end are warnings, and text from 
     },
     { ...DEVICE, id: 'slow', state: 'opening' },
     { ...DEVICE, id: 'fresh', state: 'opening', since: new Date().toISOString() },
+    {
+      ...DEVICE,
+      id: 'held',
+      state: 'blocked',
+      stateSince: '2026-01-02T03:04:05.000Z',
+      ioPolicy: { retry: 60, then: 'hold' },
+      reason: { code: 'OBD_REGISTRY_CONNECTION', message: 'no route', hint: 'Mend the network' },
+    },
   ];
   const server = await AdminServer.listen(
     at('o.sock'),
@@ -190,6 +198,7 @@ test('errors of a device and an opening without end are warnings, and text from 
         transports: ['fuse'],
       }),
       attach: async () => DEVICE,
+      abort: async () => ({ aborted: 0, device: DEVICE }),
       detach: async () => DEVICE,
       get: () => DEVICE,
       list: () => devices,
@@ -201,8 +210,13 @@ test('errors of a device and an opening without end are warnings, and text from 
   const report = await diagnose(options);
   assert.deepEqual(
     report.devices.map(({ status }) => status),
-    ['warning', 'warning', 'ok'],
+    ['warning', 'warning', 'ok', 'failed'],
   );
+  assert.match(
+    report.devices[3]?.detail ?? '',
+    /blocked since 2026-01-02T03:04:05.000Z, its I\/O waits .*: no route/,
+  );
+  assert.match(report.devices[3]?.todo ?? '', /^Mend the network; .*"obd abort held"/);
   assert.match(report.devices[0]?.detail ?? '', /2 I\/O errors: block 3/);
   const doctor = spawn(process.execPath, [join(checkout, 'bin', 'obd'), 'doctor', ...args]);
   let stdout = '';

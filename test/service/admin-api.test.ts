@@ -55,6 +55,7 @@ async function serve(t: TestContext, some: Partial<AdminHandlers> = {}) {
       }),
       attach: async () => device,
       detach: async () => device,
+      abort: async () => ({ aborted: 3, device }),
       get: () => device,
       list: () => [device],
       metrics: () => 'a 1\n',
@@ -98,6 +99,7 @@ test('the admin API answers its client', async (t) => {
   const body: AttachBody = { configPath: '/x/config.v1.json', id: 'a', transport: 'fuse' };
   assert.deepEqual(await client.attach(body), device);
   assert.deepEqual(await client.detach('/dev/loop7'), device);
+  assert.deepEqual(await client.abort('/dev/loop7'), { aborted: 3, device });
   assert.deepEqual(asked, [body, '/dev/loop7']);
 });
 

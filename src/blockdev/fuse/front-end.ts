@@ -32,6 +32,7 @@ import {
   type FrontEnd,
   type ImageOpener,
 } from '../front-end.js';
+import type { IoGuard } from '../io-guard.js';
 import type { IoWorkers, ServedQueue } from '../io-workers.js';
 import { fuseUnsupported } from './support.js';
 
@@ -81,6 +82,10 @@ class FuseAttachment implements Attachment {
     this.madeLoop = made.madeLoop;
     this.devicePath = loopPath(made.loop.number);
     this.#detach = detach;
+  }
+
+  get guard(): IoGuard {
+    return this.served.guard;
   }
 
   detach(): Promise<void> {

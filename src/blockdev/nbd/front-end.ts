@@ -10,6 +10,7 @@ import { join } from 'node:path';
 import { DeviceError, ioError } from '../../blob/index.js';
 import type { Logger } from '../../log/index.js';
 import type { BlockDevice } from '../block-device.js';
+import { IoGuard } from '../io-guard.js';
 import {
   DEVICE_ID,
   type Attachment,
@@ -31,6 +32,8 @@ const MAX_SOCKET_PATH = 107;
 /** One device on one socket. */
 export class NbdServer {
   readonly socketPath: string;
+  /** The device's failure policy at work. */
+  readonly guard: IoGuard;
   readonly #device: BlockDevice;
   readonly #log: Logger;
   readonly #server: Server;
@@ -40,6 +43,7 @@ export class NbdServer {
     this.#device = device;
     this.socketPath = socketPath;
     this.#log = log;
+    this.guard = new IoGuard(device, log);
     this.#server = createServer((socket) => {
       this.#accept(socket);
     });
@@ -88,6 +92,7 @@ export class NbdServer {
         resolve();
       }),
     );
+    this.guard.stop();
     for (const socket of this.#connections.keys()) socket.destroy();
     await Promise.allSettled(this.#connections.values());
     await closed;
@@ -112,7 +117,7 @@ export class NbdServer {
       clearTimeout(timer);
     });
     if (negotiated === undefined) return;
-    await transmission(reader, socket, this.#device, negotiated, this.#log);
+    await transmission(reader, socket, { device: this.#device, guard: this.guard }, negotiated, this.#log);
     await new Promise<void>((resolve) => {
       if (socket.destroyed) resolve();
       else
@@ -215,6 +220,7 @@ export class NbdFrontEnd implements FrontEnd {
       configPath,
       devicePath: server.socketPath,
       device,
+      guard: server.guard,
       detach: () =>
         (detached ??= (async () => {
           await server.close();

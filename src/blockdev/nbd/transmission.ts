@@ -8,6 +8,7 @@ import type { Writable } from 'node:stream';
 import { OverlaybdError, type ErrorCode } from '../../blob/index.js';
 import type { Logger } from '../../log/index.js';
 import type { BlockDevice } from '../block-device.js';
+import type { IoGuard } from '../io-guard.js';
 import type { ByteReader } from './byte-reader.js';
 import { ALLOCATION_CONTEXT, type Negotiated } from './handshake.js';
 import {
@@ -45,11 +46,17 @@ const FLAGS: Readonly<Partial<Record<number, number>>> = {
   [Command.BLOCK_STATUS]: CommandFlag.FUA | CommandFlag.REQ_ONE,
 };
 
+/** A device, and the policy that its commands go through. */
+export interface Served {
+  readonly device: BlockDevice;
+  readonly guard: IoGuard;
+}
+
 /** Serves commands until the client disconnects or breaks the protocol. Waits for the commands in flight. */
 export async function transmission(
   reader: ByteReader,
   out: Writable,
-  device: BlockDevice,
+  served: Served,
   negotiated: Negotiated,
   log: Logger,
 ): Promise<void> {
@@ -73,7 +80,7 @@ export async function transmission(
       }
       const cost = request.command === Command.READ || payload !== undefined ? request.length : 0;
       bytes += cost;
-      const work = answer(room, device, negotiated, request, payload, log).finally(() => {
+      const work = answer(room, served, negotiated, request, payload, log).finally(() => {
         bytes -= cost;
         running.delete(work);
       });
@@ -110,7 +117,7 @@ class WriteRoom {
 
 async function answer(
   room: WriteRoom,
-  device: BlockDevice,
+  served: Served,
   negotiated: Negotiated,
   request: Request,
   payload: Buffer | undefined,
@@ -118,9 +125,10 @@ async function answer(
 ): Promise<void> {
   let reply: Buffer[];
   try {
-    reply = await execute(device, negotiated, request, payload);
+    reply = await execute(served, negotiated, request, payload);
   } catch (error) {
     const number = nbdError(error);
+    served.guard.failed(error);
     if (number === NbdError.EIO)
       log.error({ err: error, offset: request.offset, length: request.length }, 'nbd command failed');
     const message = error instanceof Error ? error.message : 'unknown failure';
@@ -135,7 +143,7 @@ async function answer(
 }
 
 async function execute(
-  device: BlockDevice,
+  { device, guard }: Served,
   negotiated: Negotiated,
   request: Request,
   payload: Buffer | undefined,
@@ -147,7 +155,7 @@ async function execute(
     negotiated.structuredReplies ? chunkHeader(cookie, Chunk.NONE, Chunk.DONE, 0) : simpleReply(cookie, 0),
   ];
   const durable = async (): Promise<Buffer[]> => {
-    if ((flags & CommandFlag.FUA) !== 0) await device.flush();
+    if ((flags & CommandFlag.FUA) !== 0) await guard.change(0, 0, () => device.flush());
     return done();
   };
   switch (command) {
@@ -155,32 +163,35 @@ async function execute(
       if (length > MAX_PAYLOAD)
         throw new RequestError(NbdError.EOVERFLOW, `Read of ${length} bytes, at most ${MAX_PAYLOAD} allowed`);
       const data = Buffer.allocUnsafe(length);
-      await device.read(offset, data);
+      await guard.read(offset, data);
       if (!negotiated.structuredReplies) return [simpleReply(cookie, 0), data];
       const at = Buffer.alloc(8);
       at.writeBigUInt64BE(BigInt(offset), 0);
       return [chunkHeader(cookie, Chunk.OFFSET_DATA, Chunk.DONE, 8 + length), at, data];
     }
     case Command.WRITE:
-      await device.write(offset, payload ?? Buffer.alloc(0));
+      await guard.change(offset, length, () => device.write(offset, payload ?? Buffer.alloc(0)));
       return durable();
     case Command.FLUSH:
-      await device.flush();
+      await guard.change(0, 0, () => device.flush());
       return done();
     case Command.TRIM:
-      await device.discard(offset, length);
+      await guard.change(offset, length, () => device.discard(offset, length));
       return durable();
     case Command.WRITE_ZEROES:
-      if ((flags & CommandFlag.NO_HOLE) === 0) await device.discard(offset, length);
+      if ((flags & CommandFlag.NO_HOLE) === 0)
+        await guard.change(offset, length, () => device.discard(offset, length));
       else
         for (let at = 0; at < length; at += ZERO_PIECE)
-          await device.write(offset + at, ZEROES.subarray(0, Math.min(ZERO_PIECE, length - at)));
+          await guard.change(offset + at, ZERO_PIECE, () =>
+            device.write(offset + at, ZEROES.subarray(0, Math.min(ZERO_PIECE, length - at))),
+          );
       return durable();
     case Command.CACHE: {
       // Reading is what fills the cache.
       const piece = Buffer.allocUnsafe(Math.min(length, ZERO_PIECE));
       for (let at = 0; at < length; at += piece.byteLength)
-        await device.read(offset + at, piece.subarray(0, Math.min(piece.byteLength, length - at)));
+        await guard.read(offset + at, piece.subarray(0, Math.min(piece.byteLength, length - at)));
       return done();
     }
     case Command.BLOCK_STATUS:

@@ -16,6 +16,7 @@ import { DeviceError } from '../../blob/index.js';
 import { TcmuCommand, TcmuNetlink, type TcmuEvent } from '../../native/index.js';
 import type { BlockDevice } from '../block-device.js';
 import type { AttachRequest, Attachment, FrontEnd } from '../front-end.js';
+import type { IoGuard } from '../io-guard.js';
 import type { ServedQueue } from '../io-workers.js';
 import { assertUnused, createTcmuDevice, findLun, removeTcmuDevice } from './configfs.js';
 import { TcmuDevice, type TcmuContext } from './device.js';
@@ -55,6 +56,10 @@ export class TcmuAttachment implements Attachment {
   /** As of the last {@link TcmuFrontEnd.locate}: whoever made the device gives it its LUN after it is ours. */
   get devicePath(): string | undefined {
     return this.#source.devicePath;
+  }
+
+  get guard(): IoGuard | undefined {
+    return this.served?.guard;
   }
 
   detach(): Promise<void> {
