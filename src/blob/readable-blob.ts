@@ -1,5 +1,10 @@
+/** Why bytes are wanted: somebody waits for them; they will be wanted soon; or all of a layer is to be here. */
+export type ReadCause = 'read' | 'prefetch' | 'download';
+
 /** Options of one read. */
 export interface ReadOptions {
+  /** Told to whatever has to fetch the bytes, for its records; changes nothing. Default `read`. */
+  readonly cause?: ReadCause;
   /** Aborting rejects this call only; other readers of the same bytes are not disturbed. */
   readonly signal?: AbortSignal;
 }

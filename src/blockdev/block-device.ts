@@ -9,6 +9,7 @@ import {
   type WritableBlob,
 } from '../blob/index.js';
 import { DEFAULT_POLICY, type IoPolicy } from './io-policy.js';
+import { ReadRecord } from './read-record.js';
 
 /** Plain data from which every I/O worker builds a `ReadPlanner` for this image; posted with structured clone. */
 export type PlannerDescription = unknown;
@@ -37,6 +38,8 @@ export class BlockDevice {
   readonly policy: IoPolicy;
   /** True while the image behind it is not open: then writes too fail for a reason that may pass. */
   readonly waiting: boolean = false;
+  /** What users read; written by whoever serves the device. */
+  readonly reads: ReadRecord;
   readonly #blob: ReadableBlob;
   readonly #writable: WritableBlob | undefined;
 
@@ -49,6 +52,7 @@ export class BlockDevice {
     this.readOnly = this.#writable === undefined;
     this.planner = options.planner;
     this.policy = options.policy ?? DEFAULT_POLICY;
+    this.reads = ReadRecord.forSize(this.size);
   }
 
   /**

@@ -8,5 +8,6 @@ export { IoGuard, type DeviceHealth, type IoState } from './io-guard.js';
 export { DEFAULT_POLICY, type IoPolicy } from './io-policy.js';
 export * from './io-workers.js';
 export * from './memory-front-end.js';
+export { ReadRecord, type FirstRead } from './read-record.js';
 export { Status } from './sense.js';
 export * from './tcmu/index.js';

@@ -4,6 +4,7 @@
  */
 import type { MessagePort } from 'node:worker_threads';
 import type { PlannerDescription } from './block-device.js';
+import type { ReadRecordMemory } from './read-record.js';
 
 /** Given to a worker when it starts. */
 export interface WorkerSetup {
@@ -36,6 +37,7 @@ export type ToWorker =
       readonly handle: number;
       readonly planner: PlannerDescription;
       readonly counters: Float64Array;
+      readonly reads: ReadRecordMemory;
     }
   | { readonly type: 'remove'; readonly device: number }
   | { readonly type: 'answers'; readonly answers: readonly CommandAnswer[] }

@@ -23,11 +23,13 @@ import {
   type ToWorker,
   type WorkerSetup,
 } from './io-protocol.js';
+import { ReadRecord } from './read-record.js';
 
 interface Served {
   readonly device: number;
   readonly planner: ReadPlanner | undefined;
   readonly counters: Float64Array;
+  readonly reads: ReadRecord;
   errno: number;
   removing: boolean;
 }
@@ -68,9 +70,10 @@ function receive(message: ToWorker): void {
   switch (message.type) {
     case 'serve': {
       const { request, device, handle, counters } = message;
+      const reads = new ReadRecord(message.reads);
       try {
         const planner = message.planner === undefined ? undefined : createPlanner?.(message.planner);
-        served[loop.add(handle)] = { device, planner, counters, errno: 0, removing: false };
+        served[loop.add(handle)] = { device, planner, counters, reads, errno: 0, removing: false };
         say({ type: 'done', request });
       } catch (error) {
         say({ type: 'done', request, error });
@@ -120,6 +123,7 @@ function read(s: Served, at: number): void {
   add(s, Counter.READS, 1);
   add(s, Counter.READ_BYTES, events[at + EventField.LENGTH] ?? 0);
   if (s.planner === undefined) {
+    s.reads.noteFrom(events, at + EventField.OFFSET, false);
     postEvent(s, IoEvent.READ, at);
     return;
   }
@@ -129,7 +133,9 @@ function read(s: Served, at: number): void {
     planned = 0;
   }
   const first = plan.length;
-  if (!s.planner.plan(events, at + EventField.OFFSET, plan)) {
+  const local = s.planner.plan(events, at + EventField.OFFSET, plan);
+  s.reads.noteFrom(events, at + EventField.OFFSET, local);
+  if (!local) {
     postEvent(s, IoEvent.READ, at);
     return;
   }

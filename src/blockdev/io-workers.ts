@@ -278,6 +278,7 @@ export class IoWorkers {
         handle,
         planner: device.planner,
         counters: queue.words,
+        reads: device.reads.memory,
       }));
       return queue;
     } catch (error) {

@@ -86,7 +86,7 @@ async function fillAndPromote(
 ): Promise<boolean> {
   const { blob, digest } = layer;
   await eachBlock(layer, context, 0, async (offset, bytes) => {
-    await blob.read(offset, bytes, { signal: context.signal });
+    await blob.read(offset, bytes, { signal: context.signal, cause: 'download' });
   });
   const verdict = await blob.promote(target);
   if (verdict === 'damaged')
@@ -128,7 +128,7 @@ async function writeAndPromote(
     await file.resume(stepOf(blob, context.blockSize), hash, context.signal);
     blob.divert({ blob: file, end: () => file.end, owned: false });
     await eachBlock(layer, context, file.end, async (offset, bytes) => {
-      await blob.readThrough(offset, bytes, { signal: context.signal });
+      await blob.readThrough(offset, bytes, { signal: context.signal, cause: 'download' });
       await file.append(bytes);
       hash.update(bytes);
     });

@@ -1,5 +1,5 @@
 import { LRUCache } from 'lru-cache';
-import { RegistryError, type OverlaybdError } from '../blob/index.js';
+import { RegistryError, type OverlaybdError, type ReadOptions } from '../blob/index.js';
 import type { Logger } from '../log/index.js';
 import type { ByteBudget } from './byte-budget.js';
 import type { DiskHealth } from './disk-health.js';
@@ -119,7 +119,7 @@ export class SharedBlob {
     offset: number,
     into: Uint8Array,
     source: UnitSource,
-    options: { readonly signal?: AbortSignal; readonly keep: boolean },
+    options: ReadOptions & { readonly keep: boolean },
   ): Promise<void> {
     if (this.#condemned) throw this.#condemned;
     const { counters } = this.#services;
@@ -179,7 +179,7 @@ export class SharedBlob {
     offset: number,
     into: Uint8Array,
     source: UnitSource,
-    options: { readonly signal?: AbortSignal; readonly keep: boolean },
+    options: ReadOptions & { readonly keep: boolean },
   ): Promise<void> {
     const [first, end] = this.#unitsOf(offset, into.byteLength);
     this.#notice(first, end);
@@ -217,7 +217,7 @@ export class SharedBlob {
     offset: number,
     into: Uint8Array,
     source: UnitSource,
-    options: { readonly signal?: AbortSignal; readonly keep: boolean },
+    options: ReadOptions & { readonly keep: boolean },
   ): Promise<void> {
     const [first, end] = this.#unitsOf(offset, into.byteLength);
     const units = range(first, end);

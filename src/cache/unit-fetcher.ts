@@ -1,4 +1,4 @@
-import { abortedError, FormatError, type ReadOptions } from '../blob/index.js';
+import { abortedError, FormatError, type ReadCause, type ReadOptions } from '../blob/index.js';
 import type { ByteBudget } from './byte-budget.js';
 
 /**
@@ -42,10 +42,10 @@ export class UnitFetcher {
   async fetch(
     units: readonly number[],
     source: UnitSource,
-    options: { readonly signal?: AbortSignal; readonly keep: boolean },
+    options: { readonly signal?: AbortSignal; readonly keep: boolean; readonly cause?: ReadCause },
   ): Promise<Uint8Array[]> {
     for (let attempt = 0; ; attempt++) {
-      const wanted = units.map((unit) => this.#ask(unit, source, options.keep));
+      const wanted = units.map((unit) => this.#ask(unit, source, options.keep, options.cause));
       try {
         return await this.#wait(wanted, options.signal);
       } catch (error) {
@@ -73,15 +73,16 @@ export class UnitFetcher {
       });
   }
 
-  #ask(unit: number, source: UnitSource, keep: boolean): PendingUnit {
+  #ask(unit: number, source: UnitSource, keep: boolean, cause: ReadCause = 'read'): PendingUnit {
     let pending = this.#pending.get(unit);
     if (!pending) {
-      pending = new PendingUnit(unit, source);
+      pending = new PendingUnit(unit, source, cause);
       this.#pending.set(unit, pending);
       this.#asked.set(unit, pending);
       this.#schedule();
     }
     pending.keep ||= keep;
+    if (cause === 'read') pending.cause = cause;
     pending.waiters++;
     return pending;
   }
@@ -171,7 +172,7 @@ export class UnitFetcher {
       run.controller.signal.throwIfAborted();
       // Slow: not a piece of Node's shared pool, which it would keep alive.
       const bytes = new Uint8Array(Buffer.allocUnsafeSlow(length).buffer);
-      await source.read(start, bytes, { signal: run.controller.signal });
+      await source.read(start, bytes, { signal: run.controller.signal, cause: causeOf(run) });
       await Promise.all(
         run.units.map(async (unit, i) => {
           const own = bytes.subarray(i * unitSize, Math.min((i + 1) * unitSize, length));
@@ -286,6 +287,11 @@ export interface UnitFetcherOptions {
   readonly onBadUnit: (unit: number, error: unknown) => void;
 }
 
+/** A read that somebody waits for is one, whoever else wanted some of its units. */
+function causeOf({ units }: Run): ReadCause {
+  return units.some(({ cause }) => cause === 'read') ? 'read' : (units[0]?.cause ?? 'read');
+}
+
 interface Run {
   readonly units: readonly PendingUnit[];
   readonly controller: AbortController;
@@ -297,14 +303,16 @@ class PendingUnit {
   readonly bytes: Promise<Uint8Array>;
   readonly resolve: (bytes: Uint8Array) => void;
   readonly reject: (error: unknown) => void;
+  cause: ReadCause;
   keep = false;
   waiters = 0;
   settled = false;
   failed = false;
   run: Run | undefined;
 
-  constructor(unit: number, source: UnitSource) {
+  constructor(unit: number, source: UnitSource, cause: ReadCause) {
     this.unit = unit;
+    this.cause = cause;
     this.source = source;
     let resolve: (bytes: Uint8Array) => void = () => undefined;
     let reject: (error: unknown) => void = () => undefined;

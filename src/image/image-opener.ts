@@ -3,7 +3,7 @@
  * Each is made when the first image needs it, so a purely local image touches neither network nor cache directory.
  */
 import { stat } from 'node:fs/promises';
-import { abortedError, type ReadableBlob, type ReadOptions } from '../blob/index.js';
+import { abortedError, type ReadableBlob } from '../blob/index.js';
 import {
   BlobCache,
   CachedBlob,
@@ -17,6 +17,7 @@ import type { Logger } from '../log/index.js';
 import { AppendLayer, WritableLayerStack } from '../lsmt/index.js';
 import { registryOptionsOf, RegistryClient } from '../registryblob/index.js';
 import { BackgroundCompaction, type Compactable } from './background-compaction.js';
+import { FetchRecord } from './fetch-record.js';
 import { loadImageConfig, type ImageConfig } from './image-config.js';
 import type { RemoteRequest } from './layer-source.js';
 import { openImage, type OpenedImage } from './open-image.js';
@@ -56,6 +57,8 @@ export interface ImageStats {
 /** An image, and what it costs. */
 export interface HostedImage extends OpenedImage {
   readonly config: ImageConfig;
+  /** What came from registries for it. */
+  readonly fetches: FetchRecord;
   /** Cheap. */
   stats(): ImageStats;
 }
@@ -97,7 +100,7 @@ export class ImageOpener {
 
   /** Opens an image. @throws ImageError */
   async openConfig(config: ImageConfig, options: OpenOptions = {}): Promise<HostedImage> {
-    const counter = { bytes: 0 };
+    const fetches = new FetchRecord();
     const { signal, download: mayDownload, compact: mayCompact, ...rest } = options;
     this.#allowNamedHttp(config.repoBlobUrl);
     const opening = openImage(config, {
@@ -105,13 +108,14 @@ export class ImageOpener {
       log: this.#log,
       openRemote: async (request) => {
         if (signal?.aborted === true) throw abortedError('open image', signal);
-        return this.#openRemote(request, counter);
+        return this.#openRemote(request, fetches);
       },
       ...(this.#config.gzipCacheConfig.enable
         ? { cacheGzip: (plain, digest) => this.#cacheGzip(plain, digest) }
         : {}),
     });
     const image = await this.#unlessAborted(opening, signal);
+    fetches.opened();
     const remote = image.lowers.flatMap(({ source, stored, target }) => [
       ...(source.kind === 'remote' ? [stored] : []),
       ...(target !== undefined && 'presentBytes' in target ? [target] : []),
@@ -121,6 +125,7 @@ export class ImageOpener {
     return {
       ...image,
       config,
+      fetches,
       close: async () => {
         await compaction?.close();
         await image.close();
@@ -128,7 +133,7 @@ export class ImageOpener {
       stats: () => ({
         remoteBytes: remote.reduce((sum, blob) => sum + blob.size, 0),
         presentBytes: remote.reduce((sum, blob) => sum + presentBytes(blob), 0),
-        bytesFetched: counter.bytes,
+        bytesFetched: fetches.bytes,
         download: download?.progress,
       }),
     };
@@ -200,7 +205,7 @@ export class ImageOpener {
     return new BackgroundCompaction(layer, keys, this.#log.child({ layer: upper.name }));
   }
 
-  async #openRemote(request: RemoteRequest, counter: { bytes: number }): Promise<ReadableBlob> {
+  async #openRemote(request: RemoteRequest, fetches: FetchRecord): Promise<ReadableBlob> {
     const { url, digest, dir } = request;
     const size = request.size > 0 ? request.size : undefined;
     this.#cache ??= this.#openCache(this.#config.cacheConfig);
@@ -212,7 +217,7 @@ export class ImageOpener {
       dir,
       type,
       source: async () =>
-        new CountingBlob(await this.client.openBlob(url, size === undefined ? {} : { size }), counter),
+        fetches.watch(await this.client.openBlob(url, size === undefined ? {} : { size }), digest),
     });
   }
 
@@ -251,28 +256,4 @@ async function isRecording({ recordTracePath }: ImageConfig): Promise<boolean> {
 
 function presentBytes(blob: ReadableBlob): number {
   return 'presentBytes' in blob && typeof blob.presentBytes === 'number' ? blob.presentBytes : 0;
-}
-
-/** Counts what is read from a source. */
-class CountingBlob implements ReadableBlob {
-  readonly name: string;
-  readonly size: number;
-  readonly #inner: ReadableBlob;
-  readonly #counter: { bytes: number };
-
-  constructor(inner: ReadableBlob, counter: { bytes: number }) {
-    this.#inner = inner;
-    this.#counter = counter;
-    this.name = inner.name;
-    this.size = inner.size;
-  }
-
-  async read(offset: number, into: Uint8Array, options?: ReadOptions): Promise<void> {
-    await this.#inner.read(offset, into, options);
-    this.#counter.bytes += into.byteLength;
-  }
-
-  close(): Promise<void> {
-    return this.#inner.close();
-  }
 }

@@ -1,6 +1,7 @@
 /** Images: a configuration becomes a stack of blobs, and a stack becomes something that I/O workers can plan. */
 export * from './background-compaction.js';
 export * from './image-config.js';
+export * from './fetch-record.js';
 export { ImageError } from './image-error.js';
 export * from './image-opener.js';
 export { loadJson } from './json-schema.js';

@@ -1,6 +1,7 @@
 /** The admin API's client, for `obd` and the snapshotter. */
 import { request as httpRequest } from 'node:http';
 import { DeviceError, IoError, isSystemError } from '../blob/index.js';
+import { activitySchema, type DeviceActivity } from './activity.js';
 import {
   API_VERSION,
   answerSchemas,
@@ -59,6 +60,11 @@ export class AdminClient {
 
   async get(key: string): Promise<DeviceInfo> {
     return answerSchemas.device.parse(await this.#call('GET', `devices/${encodeURIComponent(key)}`));
+  }
+
+  /** What happened on a device. @param key id or device path. */
+  async activity(key: string): Promise<DeviceActivity> {
+    return activitySchema.parse(await this.#call('GET', `devices/${encodeURIComponent(key)}/activity`));
   }
 
   async list(): Promise<DeviceInfo[]> {

@@ -5,6 +5,7 @@
  *   POST   /v1/devices        attach                      GET    /v1/devices/KEY    one device, by id or device path
  *   DELETE /v1/devices/KEY    detach                      GET    /v1/metrics        numbers for Prometheus
  *   POST   /v1/devices/KEY/abort   fail the I/O that waits
+ *   GET    /v1/devices/KEY/activity   what was read and fetched
  *
  * Errors are `{"error": {code, message, hint?, causes?}}`. A client that goes away does not cancel what it asked for:
  * a half-made device would be worse than one that nobody waits for.
@@ -13,6 +14,7 @@ import { chmod } from 'node:fs/promises';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { ConfigError, DeviceError, OverlaybdError, ioError } from '../blob/index.js';
 import type { Logger } from '../log/index.js';
+import type { DeviceActivity } from './activity.js';
 import {
   API_VERSION,
   MAX_BODY,
@@ -33,6 +35,7 @@ export interface AdminHandlers {
   abort(key: string): Promise<AbortAnswer>;
   get(key: string): DeviceInfo | Promise<DeviceInfo>;
   list(): DeviceInfo[] | Promise<DeviceInfo[]>;
+  activity(key: string): DeviceActivity | Promise<DeviceActivity>;
   metrics(): string;
 }
 
@@ -129,6 +132,8 @@ export class AdminServer {
         return { status: 201, body: await handlers.attach(parseBody(await readAll(request))) };
       case 'GET devices/KEY':
         return { status: 200, body: await handlers.get(name) };
+      case 'GET devices/KEY/activity':
+        return { status: 200, body: await handlers.activity(name) };
       case 'DELETE devices/KEY':
         return { status: 200, body: await handlers.detach(name) };
       case 'POST devices/KEY/abort':

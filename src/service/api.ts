@@ -37,7 +37,8 @@ const errorSchema = z.object({
 /** An error as the API tells it. `causes` go from the nearest to the first. */
 export type ApiError = z.infer<typeof errorSchema>;
 
-const deviceSchema = z.object({
+/** See {@link DeviceInfo}. */
+export const deviceSchema = z.object({
   id: z.string(),
   state: z.enum(DEVICE_STATES),
   transport: z.string(),

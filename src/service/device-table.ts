@@ -13,6 +13,7 @@ import { DeviceError } from '../blob/index.js';
 import { DEVICE_ID, type Attachment, type FrontEnd, type Transport } from '../blockdev/index.js';
 import type { Logger } from '../log/index.js';
 import { toApiError, type AbortAnswer, type DeviceInfo, type TransportChoice } from './api.js';
+import { activityOf, type DeviceActivity } from './activity.js';
 import type { ImageStats, Opening, Openings } from './openings.js';
 
 /** What the table is made of. */
@@ -174,6 +175,18 @@ export class DeviceTable {
         hint: '"obd list" shows all devices of this service',
       });
     return found;
+  }
+
+  /** What happened on a device, by id or device path. @throws DeviceError OBD_DEVICE_NOT_FOUND */
+  activity(key: string): DeviceActivity {
+    const attachment = this.#find(key);
+    if (attachment === undefined) return activityOf(this.get(key), undefined, undefined);
+    const { device } = attachment;
+    return activityOf(
+      this.#ofAttachment(attachment),
+      device.reads,
+      this.#options.openings.of(device)?.image?.fetches,
+    );
   }
 
   /** Looks where devices are that others made; after a second without an answer the last one stands. */

@@ -29,6 +29,6 @@ export function imageLoader(opener: ImageOpener, ioPolicy: IoPolicyConfig): Imag
   return async (configPath, signal) => {
     const image = await opener.open(configPath, { signal, download: true, compact: true });
     const device = new ImageDevice(image, ioPolicyOf(image.config.ioPolicy ?? ioPolicy));
-    return { device, stats: () => image.stats() };
+    return { device, fetches: image.fetches, stats: () => image.stats() };
   };
 }

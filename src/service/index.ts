@@ -1,4 +1,5 @@
 /** The service: devices of all front ends in one table, and an admin API to see and change them. */
+export { activityOf, packMap, unpackMap, type DeviceActivity } from './activity.js';
 export { AdminClient, NoServiceError } from './admin-client.js';
 export { AdminServer, type AdminHandlers } from './admin-server.js';
 export {

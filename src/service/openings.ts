@@ -4,7 +4,7 @@
  * first moment, and where the result file is written.
  */
 import type { BlockDevice } from '../blockdev/index.js';
-import { writeResultFile } from '../image/index.js';
+import { writeResultFile, type FetchRecord } from '../image/index.js';
 import type { Logger } from '../log/index.js';
 import { resultPathOf } from './result-path.js';
 
@@ -23,6 +23,8 @@ export interface ImageStats {
 /** An image ready to be shown by a front end. */
 export interface OpenedImage {
   readonly device: BlockDevice;
+  /** What came from registries for it. */
+  readonly fetches?: FetchRecord | undefined;
   stats(): ImageStats;
 }
 

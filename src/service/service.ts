@@ -140,6 +140,10 @@ export class Service {
           await this.#table.locate();
           return this.#table.list();
         },
+        activity: async (key) => {
+          await this.#table.locate();
+          return this.#table.activity(key);
+        },
         metrics: () => deviceMetrics(this.#table.list()),
       },
       log,

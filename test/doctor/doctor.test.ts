@@ -202,6 +202,9 @@ test('errors of a device and an opening without end are warnings, and text from 
       detach: async () => DEVICE,
       get: () => DEVICE,
       list: () => devices,
+      activity: () => {
+        throw new TypeError('not asked');
+      },
       metrics: () => '',
     },
     silentLogger,

@@ -11,13 +11,18 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
-import { DeviceError, RegistryError } from '../../src/blob/index.js';
+import { DeviceError, MemoryBlob, RegistryError } from '../../src/blob/index.js';
+import { ReadRecord } from '../../src/blockdev/index.js';
+import { FetchRecord } from '../../src/image/index.js';
 import { silentLogger } from '../../src/log/index.js';
 import {
   AdminClient,
   AdminServer,
   NoServiceError,
+  activityOf,
+  packMap,
   takeRunLock,
+  unpackMap,
   type AdminHandlers,
   type AttachBody,
   type DeviceInfo,
@@ -58,6 +63,7 @@ async function serve(t: TestContext, some: Partial<AdminHandlers> = {}) {
       abort: async () => ({ aborted: 3, device }),
       get: () => device,
       list: () => [device],
+      activity: () => activityOf(device, undefined, undefined),
       metrics: () => 'a 1\n',
       ...some,
     },
@@ -223,4 +229,45 @@ test('takeRunLock() does not follow a link that somebody laid', async (t) => {
   symlinkSync(victim, join(dir, 'run', 'o.sock.lock'));
   await assert.rejects(takeRunLock(join(dir, 'run', 'o.sock')));
   assert.equal(readFileSync(victim, 'utf8'), 'precious');
+});
+
+test('the admin API tells what happened on a device', async (t) => {
+  const reads = ReadRecord.forSize(1 << 20);
+  reads.note(4096, 8192, false);
+  reads.note(1 << 19, 1, true);
+  const fetches = new FetchRecord();
+  const blob = fetches.watch(new MemoryBlob(new Uint8Array(100_000)), 'sha256:aa');
+  await blob.read(0, new Uint8Array(10));
+  fetches.opened();
+  await blob.read(8192, new Uint8Array(4097), { cause: 'download' });
+  await blob.read(0, new Uint8Array(4097));
+  const { client, path } = await serve(t, {
+    activity: (key) => {
+      assert.equal(key, '/dev/loop7');
+      return activityOf(device, reads, fetches);
+    },
+  });
+  const { reads: read, fetches: fetched, ...rest } = await client.activity('/dev/loop7');
+  assert.deepEqual(rest.device, device);
+  assert.deepEqual([...unpackMap(read.map)], [0b110, ...Array<number>(15).fill(0), 1]);
+  assert.deepEqual(
+    read.first.map(([, ...what]) => what),
+    [
+      [4096, 8192, 0],
+      [1 << 19, 1, 1],
+    ],
+  );
+  const [one] = fetched.blobs;
+  assert.deepEqual([...unpackMap(one?.map ?? '')], [1, 2, 4, 4]);
+  assert.deepEqual(one?.bytes, [10, 4097, 0, 4097]);
+  assert.deepEqual(
+    fetched.first.map(([, , offset, length, , cause]) => [offset, length, cause]),
+    [
+      [0, 10, 0],
+      [8192, 4097, 3],
+      [0, 4097, 1],
+    ],
+  );
+  assert.match(await raw(path, 'GET /v1/devices/a/b/c HTTP/1.0\r\n\r\n'), /404/);
+  assert.throws(() => unpackMap(packMap(new Uint8Array(2 ** 21).fill(1))), /not what was packed/);
 });

@@ -164,6 +164,7 @@ async function execute(
         throw new RequestError(NbdError.EOVERFLOW, `Read of ${length} bytes, at most ${MAX_PAYLOAD} allowed`);
       const data = Buffer.allocUnsafe(length);
       await guard.read(offset, data);
+      device.reads.note(offset, length, false);
       if (!negotiated.structuredReplies) return [simpleReply(cookie, 0), data];
       const at = Buffer.alloc(8);
       at.writeBigUInt64BE(BigInt(offset), 0);
