@@ -9,7 +9,8 @@ import { DiskHealth } from './disk-health.js';
 import { Evictor } from './evictor.js';
 import { cacheKey } from './names.js';
 import { openUnitFile, removeUnitFile } from './open-unit-file.js';
-import { SharedBlob, type CacheCounters, type CacheServices } from './shared-blob.js';
+import type { CacheCounters, CacheServices } from './cache-services.js';
+import { SharedBlob } from './shared-blob.js';
 import type { UnitFile } from './unit-file.js';
 import { Verifier } from './verifier.js';
 
@@ -52,6 +53,11 @@ export interface CacheRequest {
   readonly source: ReadableBlob | (() => Promise<ReadableBlob>);
   /** False if the bytes are not those that the digest names (unpacked data, say). Default true. */
   readonly digestNamesBytes?: boolean;
+  /**
+   * Bytes of a unit if the blob is not in the cache yet; at most the cache's. For a blob of which it is known what will be
+   * read: less is fetched that is not needed. Default: the cache's.
+   */
+  readonly unitSize?: number | undefined;
   /** Data file outside of the cache directory, not bounded by its capacity (cache type `download`). */
   readonly path?: string;
 }
@@ -134,6 +140,7 @@ export class BlobCache {
       }),
       maxRunBytes: options.maxRunBytes ?? 1 << 20,
       maxRuns: options.maxRuns ?? 8,
+      missSize: options.unitSize,
       now,
       counters: this.#counters,
       write: (file, first, bytes) => this.#write(file, first, bytes, now()),
@@ -230,12 +237,12 @@ export class BlobCache {
   /** Never rejects. */
   async #load(key: string, name: string, request: CacheRequest): Promise<SharedBlob> {
     const { size } = request;
-    const { unitSize } = this.#options;
+    const unitSize = Math.min(request.unitSize ?? Infinity, this.#options.unitSize);
     const path = request.path ?? join(this.dir, key);
     let file: UnitFile | undefined;
     try {
       // An empty blob needs no file.
-      if (size > 0) file = await openUnitFile(path, { size, unitSize });
+      if (size > 0) file = await openUnitFile(path, { size, unitSize, maxUnitSize: this.#options.unitSize });
     } catch (error) {
       this.#health.warn('Cached blob cannot be opened; reading from the source', { path, err: error });
     }

@@ -74,6 +74,24 @@ export class CachedBlob implements ReadableBlob, LocallyStored, RefetchableBlob 
     await this.#inside(() => this.#shared.refetch(offset, length, this.#source, options));
   }
 
+  /**
+   * Fetches what is not here of a range, behind everything that readers wait for; for what will be read soon.
+   * @returns bytes that were not stored here. @throws what {@link read} throws
+   */
+  async prefetch(offset: number, length: number, options: ReadOptions = {}): Promise<number> {
+    checkRange(this, offset, length);
+    return length === 0
+      ? 0
+      : this.#inside(() => this.#shared.prefetch(offset, length, this.#source, options));
+  }
+
+  /**
+   * Says which units will be read, one byte per unit, 1 = will be: a miss of only such units fetches nothing around them.
+   */
+  expect(units: Uint8Array): void {
+    this.#shared.expect(units);
+  }
+
   /** Sets a check of units as they are fetched, for all handles on this blob. Undefined takes it away. */
   setCheck(check: UnitCheck | undefined): void {
     this.#shared.check = check;

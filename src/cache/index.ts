@@ -10,6 +10,7 @@ export {
   type CacheType,
   type RemoteBlob,
 } from './remote.js';
+export { EXACT_UNIT } from './open-unit-file.js';
 export { COMMIT_NAME, type DownloadLayer } from './download-layer.js';
 export { RateLimit } from './rate-limit.js';
 export { Download, type DownloadKeys, type DownloadOptions, type DownloadProgress } from './download.js';

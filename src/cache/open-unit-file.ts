@@ -6,12 +6,17 @@ import { dataExtents, FileLock, lockFile } from '../native/index.js';
 import { Sidecar, sidecarPath } from './sidecar.js';
 import { UnitFile } from './unit-file.js';
 
+/** Units of blobs of which it is known what will be read: a page. */
+export const EXACT_UNIT = 4096;
+
 /** What is to be cached in one file. */
 export interface UnitFileOptions {
   /** Bytes of the blob. */
   readonly size: number;
   /** Bytes of a unit, for a new file. */
   readonly unitSize: number;
+  /** Largest unit of a file that is there already and is used as it is. Default `unitSize`: no other. */
+  readonly maxUnitSize?: number;
   /** How long to wait for a process that holds the blob exclusively, which it does for moments. Default 5 s. */
   readonly lockTimeoutMs?: number;
 }
@@ -54,13 +59,13 @@ export async function openUnitFile(path: string, options: UnitFileOptions): Prom
 async function openAlone(
   path: string,
   data: FileHandle,
-  { size, unitSize }: UnitFileOptions,
+  { size, unitSize, maxUnitSize = unitSize }: UnitFileOptions,
 ): Promise<UnitFile> {
   let sidecar = await Sidecar.open(sidecarPath(path));
   try {
     if (
       sidecar?.header.blobSize !== size ||
-      sidecar.header.unitSize !== unitSize ||
+      !usableUnit(sidecar.header.unitSize, unitSize, maxUnitSize) ||
       (await data.stat()).size !== size
     ) {
       await sidecar?.close();
@@ -77,6 +82,14 @@ async function openAlone(
     await sidecar?.close();
     throw error;
   }
+}
+
+/**
+ * The unit asked for; the cache's own (a blob that was fetched in large units is not fetched again in small ones); or the
+ * small ones of an image whose reads were foretold.
+ */
+function usableUnit(found: number, wanted: number, most: number): boolean {
+  return found === wanted || found === most || found === EXACT_UNIT;
 }
 
 /** With the shared lock: another process has the blob open. Undefined if it is just making it. */

@@ -76,6 +76,8 @@ export interface RemoteBlob {
   /** The layer's directory. Used by cache type `download`. */
   readonly dir?: string | undefined;
   readonly type: CacheType;
+  /** See `CacheRequest.unitSize`. */
+  readonly unitSize?: number | undefined;
   /** Opens the registry's side. Called at the first miss, or at once if the size is not known. */
   readonly source: () => Promise<ReadableBlob>;
 }
@@ -88,7 +90,7 @@ export const DOWNLOAD_NAME = '.download';
  * @throws what {@link BlobCache.openBlob} throws; what the source throws, if it has to be asked for the size.
  */
 export async function openCachedRemote(cache: BlobCache, remote: RemoteBlob): Promise<CachedBlob> {
-  const { url, digest, dir } = remote;
+  const { url, digest, dir, unitSize } = remote;
   const asked = remote.size === undefined || remote.size === 0 ? await remote.source() : undefined;
   const size = asked?.size ?? remote.size ?? 0;
   const source = asked ?? remote.source;
@@ -100,7 +102,14 @@ export async function openCachedRemote(cache: BlobCache, remote: RemoteBlob): Pr
         throw ioError(error, `make layer directory "${dir}"`, dir);
       });
     }
-    return await cache.openBlob({ digest, url, size, source, ...(path === undefined ? {} : { path }) });
+    return await cache.openBlob({
+      digest,
+      url,
+      size,
+      source,
+      unitSize,
+      ...(path === undefined ? {} : { path }),
+    });
   } catch (error) {
     await asked?.close();
     throw error;

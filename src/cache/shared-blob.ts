@@ -1,52 +1,15 @@
 import { LRUCache } from 'lru-cache';
 import { RegistryError, type OverlaybdError, type ReadOptions } from '../blob/index.js';
-import type { Logger } from '../log/index.js';
-import type { ByteBudget } from './byte-budget.js';
-import type { DiskHealth } from './disk-health.js';
 import { UnitFetcher, untilAborted, type UnitCheck, type UnitSource } from './unit-fetcher.js';
+import type { CacheServices } from './cache-services.js';
+import { CountedSources } from './counted-sources.js';
+import { Foretold } from './foretold.js';
 import type { UnitFile } from './unit-file.js';
 
 /** Most bytes of one read that are looked up, fetched and copied at a time; bounds the memory of one huge read. */
 const WINDOW = 4 << 20;
 /** A unit that was fetched again less than this ago is not fetched yet again: its readers all noticed the same fault. */
 const REFETCH_REST_MS = 1000;
-
-/** What all blobs of one cache share. */
-export interface CacheServices {
-  readonly log: Logger;
-  readonly health: DiskHealth;
-  /** Bytes fetched and not yet stored. */
-  readonly memory: ByteBudget;
-  /** Units that the disk did not take, by `key/unit`. */
-  readonly spill: LRUCache<string, Uint8Array>;
-  readonly maxRunBytes: number;
-  readonly maxRuns: number;
-  /** Seconds since 1970. */
-  readonly now: () => number;
-  readonly counters: CacheCounters;
-  /** Stores units where room can be made for them; false if it cannot. */
-  readonly write: (file: UnitFile, first: number, bytes: Uint8Array) => Promise<boolean>;
-  /** Called when all units of a blob with a digest have become present. */
-  readonly completed: (blob: SharedBlob) => void;
-  /** Settles once no complete blob waits for its check. */
-  readonly verified: () => Promise<void>;
-  /** Called when units were written. */
-  readonly wrote: (blob: SharedBlob) => void;
-}
-
-/** Counted since the cache was opened. */
-export interface CacheCounters {
-  reads: number;
-  readBytes: number;
-  /** Reads that found all their bytes here. */
-  hits: number;
-  fetches: number;
-  fetchedBytes: number;
-  evictedBytes: number;
-  badUnits: number;
-  /** Bytes fetched that the disk did not take. */
-  unstoredBytes: number;
-}
 
 /**
  * One blob as the whole process sees it: its file, what is on its way, and what is known about its health. Handles
@@ -68,6 +31,8 @@ export class SharedBlob {
   /** Set once the source has given wrong bytes twice; every read then fails. */
   #condemned: OverlaybdError | undefined;
   #mismatches = 0;
+  readonly #foretold: Foretold;
+  readonly #sources: CountedSources;
   #reading = 0;
   #idle: (() => void) | undefined;
 
@@ -87,6 +52,8 @@ export class SharedBlob {
     this.file = file;
     this.unitSize = file?.unitSize ?? identity.unitSize;
     this.#services = services;
+    this.#sources = new CountedSources(services.counters);
+    this.#foretold = new Foretold(this.size, this.unitSize, services.missSize);
     this.#fetcher = new UnitFetcher({
       name: this.key,
       size: this.size,
@@ -223,8 +190,9 @@ export class SharedBlob {
     const units = range(first, end);
     const spilled = units.map((unit) => this.#services.spill.get(this.#spillKey(unit)));
     const missing = units.filter((_, i) => spilled[i] === undefined);
+    if (missing.length > 0 && options.keep) this.#fetchAround(first, end, missing, source, options.signal);
     const fetched =
-      missing.length === 0 ? [] : await this.#fetcher.fetch(missing, this.#counted(source), options);
+      missing.length === 0 ? [] : await this.#fetcher.fetch(missing, this.#sources.counted(source), options);
     let next = 0;
     units.forEach((unit, i) => {
       const bytes = spilled[i] ?? fetched[next++];
@@ -236,22 +204,60 @@ export class SharedBlob {
     });
   }
 
-  /** The same object for the same source, as the fetcher wants it. */
-  readonly #countedSources = new WeakMap<UnitSource, UnitSource>();
-  #counted(source: UnitSource): UnitSource {
-    let counted = this.#countedSources.get(source);
-    if (!counted) {
-      const { counters } = this.#services;
-      counted = {
-        read: async (offset, into, options) => {
-          counters.fetches++;
-          counters.fetchedBytes += into.byteLength;
-          await source.read(offset, into, options);
-        },
-      };
-      this.#countedSources.set(source, counted);
+  /** Asks for what a miss is to bring besides what was missed. */
+  #fetchAround(
+    first: number,
+    end: number,
+    missing: readonly number[],
+    source: UnitSource,
+    signal: AbortSignal | undefined,
+  ): void {
+    const around = this.#foretold.around(first, end, missing).filter((unit) => !this.#isHere(unit));
+    if (around.length > 0)
+      this.#fetcher
+        .fetch(around, this.#sources.counted(source), {
+          keep: true,
+          ...(signal === undefined ? {} : { signal }),
+        })
+        // Nobody needs them now. Whoever does asks again, and hears of it.
+        .catch(() => undefined);
+  }
+
+  #isHere(unit: number): boolean {
+    return this.file?.has(unit) === true || this.#services.spill.has(this.#spillKey(unit));
+  }
+
+  /** Says which units will be read: one byte per unit, 1 = expected. Several such maps add up. */
+  expect(units: Uint8Array): void {
+    this.#foretold.expect(units);
+  }
+
+  /**
+   * Fetches what is missing of a range, after everything that somebody waits for. The caller has checked the range.
+   * @returns bytes that were not stored here, and are by now fetched.
+   */
+  async prefetch(
+    offset: number,
+    length: number,
+    source: UnitSource,
+    options: { readonly signal?: AbortSignal },
+  ): Promise<number> {
+    if (this.#condemned) throw this.#condemned;
+    const [first, end] = this.#unitsOf(offset, length);
+    this.#notice(first, end);
+    const missing = range(first, end).filter((unit) => !this.#isHere(unit));
+    if (missing.length === 0) return 0;
+    this.#reading++;
+    try {
+      const bytes = await this.#fetcher.fetch(missing, this.#sources.counted(source), {
+        ...options,
+        keep: true,
+        cause: 'prefetch',
+      });
+      return bytes.reduce((sum, unit) => sum + unit.byteLength, 0);
+    } finally {
+      if (--this.#reading === 0) this.#idle?.();
     }
-    return counted;
   }
 
   #unitsOf(offset: number, length: number): readonly [first: number, end: number] {
@@ -331,7 +337,7 @@ export class SharedBlob {
     this.#reading++;
     try {
       await this.#drop(units);
-      await this.#fetcher.fetch(units, this.#counted(source), { keep: true });
+      await this.#fetcher.fetch(units, this.#sources.counted(source), { keep: true });
       for (const unit of units) this.#refetched.set(unit, performance.now());
     } finally {
       for (const unit of units) this.#refetching.delete(unit);

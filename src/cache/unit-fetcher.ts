@@ -8,7 +8,8 @@ import type { ByteBudget } from './byte-budget.js';
  * each other become one read of at most `maxRunBytes`. While `maxRuns` reads are under way misses wait, the oldest goes
  * first, and takes waiting neighbours along: the busier the source, the larger the reads. A unit that is on its way is
  * not asked for again: whoever wants it waits for the same read. A read is given up only when everybody who waited for any of its units has gone away.
- * Nothing is fetched that nobody asked for, beyond the rest of a unit.
+ * Nothing is fetched that nobody asked for, beyond the rest of a unit. Units asked for in the background come after those
+ * that somebody waits for, and leave a few reads of the source free for them.
  *
  *   asked ─(next turn)─► read of a run ─► check of each unit ─► waiters have the bytes ─► kept (stored) ─► forgotten
  *                                           └─ bad: read that unit again, once
@@ -39,13 +40,9 @@ export class UnitFetcher {
    * The bytes of some units, in their order. They belong to the fetcher and are not to be changed.
    * @throws what the source throws, what the check throws, or OBD_ABORTED.
    */
-  async fetch(
-    units: readonly number[],
-    source: UnitSource,
-    options: { readonly signal?: AbortSignal; readonly keep: boolean; readonly cause?: ReadCause },
-  ): Promise<Uint8Array[]> {
+  async fetch(units: readonly number[], source: UnitSource, options: FetchOptions): Promise<Uint8Array[]> {
     for (let attempt = 0; ; attempt++) {
-      const wanted = units.map((unit) => this.#ask(unit, source, options.keep, options.cause));
+      const wanted = units.map((unit) => this.#ask(unit, source, options));
       try {
         return await this.#wait(wanted, options.signal);
       } catch (error) {
@@ -73,7 +70,7 @@ export class UnitFetcher {
       });
   }
 
-  #ask(unit: number, source: UnitSource, keep: boolean, cause: ReadCause = 'read'): PendingUnit {
+  #ask(unit: number, source: UnitSource, { keep, cause = 'read' }: FetchOptions): PendingUnit {
     let pending = this.#pending.get(unit);
     if (!pending) {
       pending = new PendingUnit(unit, source, cause);
@@ -82,6 +79,11 @@ export class UnitFetcher {
       this.#schedule();
     }
     pending.keep ||= keep;
+    if (cause !== 'prefetch' && pending.cause === 'prefetch') {
+      pending.cause = cause;
+      // It may be held back for those whom somebody waits for, and is one of them now.
+      if (this.#asked.has(unit)) this.#schedule();
+    }
     if (cause === 'read') pending.cause = cause;
     pending.waiters++;
     return pending;
@@ -132,9 +134,19 @@ export class UnitFetcher {
 
   #startRuns(): void {
     const most = Math.max(1, Math.floor(this.#options.maxRunBytes / this.#options.unitSize));
-    for (const [oldest, { source }] of this.#asked) {
-      if (this.#reading >= this.#options.maxRuns) return;
-      const joins = (unit: number): boolean => this.#asked.get(unit)?.source === source;
+    this.#startRunsOf(false, this.#options.maxRuns, most);
+    this.#startRunsOf(true, Math.max(1, this.#options.maxRuns - RESERVED_RUNS), most);
+  }
+
+  #startRunsOf(background: boolean, maxRuns: number, most: number): void {
+    for (const [oldest, asked] of this.#asked) {
+      if (this.#reading >= maxRuns) return;
+      if ((asked.cause === 'prefetch') !== background) continue;
+      const { source } = asked;
+      const joins = (unit: number): boolean => {
+        const other = this.#asked.get(unit);
+        return other?.source === source && (other.cause === 'prefetch') === background;
+      };
       let first = oldest;
       let end = oldest + 1;
       // Forward first: readers mostly go that way.
@@ -291,6 +303,18 @@ export interface UnitFetcherOptions {
 function causeOf({ units }: Run): ReadCause {
   return units.some(({ cause }) => cause === 'read') ? 'read' : (units[0]?.cause ?? 'read');
 }
+
+/** How units are asked for. */
+export interface FetchOptions {
+  readonly signal?: AbortSignal;
+  /** Whether to store them. */
+  readonly keep: boolean;
+  /** Default `read`. For `prefetch` nobody waits yet: whoever does goes first. */
+  readonly cause?: ReadCause;
+}
+
+/** Reads of a source that are kept free for units that somebody waits for. */
+const RESERVED_RUNS = 2;
 
 interface Run {
   readonly units: readonly PendingUnit[];

@@ -1,7 +1,8 @@
-import { open } from 'node:fs/promises';
+import { mkdir, open, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ConfigError, FormatError, ioError } from '../blob/index.js';
-import { parseImageName } from '../oci/index.js';
+import { parseImageName, verifyBytes } from '../oci/index.js';
+import { MAX_TRACE_LAYER, TRACE_NAME, unpackTraceLayer } from '../prefetch/index.js';
 import { blobUrl, parseReference } from '../registryblob/index.js';
 import type { ImageResolver } from '../service/index.js';
 import { findArtifacts, type LayerArtifact } from './artifacts.js';
@@ -37,13 +38,21 @@ export const resolveImage: ImageResolver = async (image, dir, opener, { plainHtt
     ...(trace ? { accelerationLayer: true } : {}),
     resultFile: join(dir, 'result'),
   };
+  const traceDir = join(dir, 'layers', String(layers.length - 1));
   if (name.kind === 'oci') {
     const blobs = join(name.directory, 'blobs');
-    config.lowers = layers.map(({ digest = '' }) => ({ file: join(blobs, ...digest.split(':')) }));
+    config.lowers = layers.map(({ digest = '' }, i) =>
+      trace && i === layers.length - 1 ? { dir: traceDir } : { file: join(blobs, ...digest.split(':')) },
+    );
   } else {
     const { host: api, repository } = parseReference(name.reference);
     config.repoBlobUrl = blobUrl(opener.client.schemeOf(api), api, repository, '').replace(/\/$/, '');
   }
+  const last = layers.at(-1);
+  if (trace && last !== undefined)
+    await keepTrace(last, traceDir).catch((error: unknown) => {
+      opener.log.warn({ image, layer: last.name, err: error }, 'trace of the image is not used');
+    });
   const path = join(dir, 'config.v1.json');
   try {
     const file = await open(path, 'wx', 0o600);
@@ -57,6 +66,28 @@ export const resolveImage: ImageResolver = async (image, dir, opener, { plainHtt
   }
   return path;
 };
+
+/** Puts the trace that a layer carries where the device looks for it. */
+async function keepTrace(layer: LayerArtifact, dir: string): Promise<void> {
+  const { name, descriptor, size = 0 } = layer;
+  if (size > MAX_TRACE_LAYER)
+    throw new FormatError(
+      'OBD_FORMAT_LIMIT',
+      `Cannot use trace layer "${name}": it has ${size} bytes, expected at most ${MAX_TRACE_LAYER}`,
+      { source: name, expected: MAX_TRACE_LAYER, actual: size },
+    );
+  const bytes = new Uint8Array(size);
+  const blob = await layer.open();
+  try {
+    await blob.read(0, bytes);
+  } finally {
+    await blob.close();
+  }
+  if (descriptor !== undefined) verifyBytes(bytes, descriptor, name);
+  const trace = await unpackTraceLayer(bytes, name);
+  await mkdir(dir, { recursive: true, mode: 0o700 });
+  await writeFile(join(dir, TRACE_NAME), trace, { mode: 0o600 });
+}
 
 function lowerOf(layer: LayerArtifact, dir: string): Record<string, unknown> {
   return { digest: layer.digest, size: layer.size, dir };

@@ -86,10 +86,6 @@ function check(config: ImageConfig, source: string, log: Logger): ImageConfig {
     log.warn({ source }, 'Upper is not used: it needs both "data" and "index"');
   for (const key of ['target', 'gzipIndex'] as const)
     if (upper[key] !== '') log.warn({ source, key: `upper.${key}` }, 'Configuration key is not supported');
-  if (config.accelerationLayer)
-    log.warn({ source, key: 'accelerationLayer' }, 'The trace of the acceleration layer is not replayed');
-  if (config.recordTracePath !== '')
-    log.warn({ source, key: 'recordTracePath' }, 'Configuration key is not supported');
   return config;
 }
 

@@ -9,6 +9,7 @@ import {
   CachedBlob,
   cacheOptions,
   Download,
+  EXACT_UNIT,
   openCachedRemote,
   type CacheConfigKeys,
   type DownloadProgress,
@@ -20,7 +21,7 @@ import { BackgroundCompaction, type Compactable } from './background-compaction.
 import { FetchRecord } from './fetch-record.js';
 import { loadImageConfig, type ImageConfig } from './image-config.js';
 import type { RemoteRequest } from './layer-source.js';
-import { openImage, type OpenedImage } from './open-image.js';
+import { openImage, type OpenedImage, type OpenImageOptions } from './open-image.js';
 import type { ServiceConfig } from './service-config.js';
 
 /** How one image is opened. */
@@ -38,6 +39,10 @@ export interface OpenOptions {
    * so. Closing the image ends that. Default false.
    */
   readonly compact?: boolean;
+  /** See `OpenImageOptions.tap`. */
+  readonly tap?: OpenImageOptions['tap'];
+  /** It is known what will be read: blobs that are not in the cache yet get small units. Default false. */
+  readonly foretold?: boolean;
   /** Aborting rejects the opening and leaves nothing open. */
   readonly signal?: AbortSignal;
 }
@@ -66,6 +71,8 @@ export interface HostedImage extends OpenedImage {
 /** One per process. */
 export class ImageOpener {
   readonly #config: ServiceConfig;
+  /** Where what is wrong with images and registries is said. */
+  readonly log: Logger;
   readonly #log: Logger;
   #client: RegistryClient | undefined;
   #cache: Promise<BlobCache> | undefined;
@@ -76,6 +83,7 @@ export class ImageOpener {
 
   constructor(config: ServiceConfig, log: Logger) {
     this.#config = config;
+    this.log = log;
     this.#log = log;
   }
 
@@ -85,6 +93,11 @@ export class ImageOpener {
     for (const cache of [this.#cache, this.#gzipCache]) (await cache)?.setQuiesce(quiesce);
   }
 
+  /** Opens an image's configuration file. @throws IoError, ConfigError */
+  load(configPath: string): Promise<ImageConfig> {
+    return loadImageConfig(configPath, this.#log);
+  }
+
   /** The way to registries. @throws ConfigError */
   get client(): RegistryClient {
     return (this.#client ??= new RegistryClient(registryOptionsOf(this.#config, this.#log)));
@@ -92,7 +105,7 @@ export class ImageOpener {
 
   /** Opens the image of a configuration file. @throws IoError, ConfigError, ImageError */
   async open(configPath: string, options: OpenOptions = {}): Promise<HostedImage> {
-    return this.openConfig(await loadImageConfig(configPath, this.#log), {
+    return this.openConfig(await this.load(configPath), {
       name: configPath,
       ...options,
     });
@@ -101,14 +114,14 @@ export class ImageOpener {
   /** Opens an image. @throws ImageError */
   async openConfig(config: ImageConfig, options: OpenOptions = {}): Promise<HostedImage> {
     const fetches = new FetchRecord();
-    const { signal, download: mayDownload, compact: mayCompact, ...rest } = options;
+    const { signal, download: mayDownload, compact: mayCompact, foretold, ...rest } = options;
     this.#allowNamedHttp(config.repoBlobUrl);
     const opening = openImage(config, {
       ...rest,
       log: this.#log,
       openRemote: async (request) => {
         if (signal?.aborted === true) throw abortedError('open image', signal);
-        return this.#openRemote(request, fetches);
+        return this.#openRemote(request, fetches, foretold === true ? EXACT_UNIT : undefined);
       },
       ...(this.#config.gzipCacheConfig.enable
         ? { cacheGzip: (plain, digest) => this.#cacheGzip(plain, digest) }
@@ -205,7 +218,11 @@ export class ImageOpener {
     return new BackgroundCompaction(layer, keys, this.#log.child({ layer: upper.name }));
   }
 
-  async #openRemote(request: RemoteRequest, fetches: FetchRecord): Promise<ReadableBlob> {
+  async #openRemote(
+    request: RemoteRequest,
+    fetches: FetchRecord,
+    unitSize: number | undefined,
+  ): Promise<ReadableBlob> {
     const { url, digest, dir } = request;
     const size = request.size > 0 ? request.size : undefined;
     this.#cache ??= this.#openCache(this.#config.cacheConfig);
@@ -216,6 +233,7 @@ export class ImageOpener {
       size,
       dir,
       type,
+      unitSize,
       source: async () =>
         fetches.watch(await this.client.openBlob(url, size === undefined ? {} : { size }), digest),
     });

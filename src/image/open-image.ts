@@ -49,6 +49,8 @@ export interface OpenImageOptions {
   readonly openRemote?: (request: RemoteRequest) => Promise<ReadableBlob>;
   /** Puts a cache before the plain bytes of a remote gzip target; the result owns `plain`. Default: none. */
   readonly cacheGzip?: (plain: ReadableBlob, digest: string) => Promise<ReadableBlob>;
+  /** Puts something before a lower's LSMT file, the result owns `blob`; I/O workers then plan nothing of that layer. */
+  readonly tap?: ((number: number, blob: ReadableBlob) => ReadableBlob) | undefined;
   /** `read`: an upper is shown but not changed, and others may have the image open. Default `write`. */
   readonly mode?: 'read' | 'write';
   /** How errors and logs name the device; default the upper's or topmost layer's name. */
@@ -182,10 +184,9 @@ async function openLower(
     const unwrapped = await unwrapLayer(stored);
     verifyWhatIsFetched(stored, unwrapped);
     target = await openTarget(lower, config, what, options);
+    const blob = options.tap === undefined ? unwrapped.blob : options.tap(number, unwrapped.blob);
     const layer =
-      target === undefined
-        ? await openSealedLayer(unwrapped.blob)
-        : await openWarpLayer(unwrapped.blob, target.plain);
+      target === undefined ? await openSealedLayer(blob) : await openWarpLayer(blob, target.plain);
     // What was of use for opening only: an image may have 255 layers, and a service hundreds of images.
     if (stored instanceof FileBlob) stored.forgetEnds();
     unwrapped.zfile?.trim();

@@ -94,7 +94,7 @@ const schema = z.object({
     })
     .prefault({}),
   registryFsVersion: text('v2'),
-  prefetchConfig: z.object({ concurrency: number(16) }).prefault({}),
+  prefetchConfig: z.object({ concurrency: u32().min(1).max(1024).default(16) }).prefault({}),
   certConfig: z.object({ certFile: text(''), keyFile: text('') }).prefault({}),
   userAgent: text(''),
   serviceConfig: z.object({ enable: flag(false), address: text('http://127.0.0.1:9862') }).prefault({}),
@@ -152,7 +152,6 @@ const UNSUPPORTED: readonly [key: string, differs: (config: ServiceConfig) => bo
   ['cacheConfig.cacheType', (c) => c.cacheConfig.cacheType === 'ocf', 'the "file" cache is used'],
   ['enableAudit', (c) => c.enableAudit, 'there is no audit log; logLevel 0 logs every fetch'],
   ['exporterConfig.enable', (c) => c.exporterConfig.enable, 'metrics are not exported'],
-  ['prefetchConfig.concurrency', (c) => c.prefetchConfig.concurrency !== 16, 'traces are not replayed'],
   ['serviceConfig.enable', (c) => c.serviceConfig.enable, 'live snapshots are not served'],
 ];
 

@@ -1,18 +1,23 @@
 import { BlockDevice, type IoPolicy } from '../blockdev/index.js';
 import type { HostedImage, ImageOpener, IoPolicyConfig } from '../image/index.js';
+import type { Logger } from '../log/index.js';
+import { Prefetch } from '../prefetch/index.js';
 import type { ImageLoader } from './openings.js';
 
 /** A device that ends all that belongs to its image, the background download too. */
 class ImageDevice extends BlockDevice {
   readonly #image: HostedImage;
+  readonly #prefetch: Prefetch;
 
-  constructor(image: HostedImage, policy: IoPolicy) {
+  constructor(image: HostedImage, policy: IoPolicy, prefetch: Prefetch) {
     super(image.blob, { readOnly: image.readOnly, planner: image.planner, policy });
     this.#image = image;
+    this.#prefetch = prefetch;
   }
 
-  override close(): Promise<void> {
-    return this.#image.close();
+  override async close(): Promise<void> {
+    await this.#prefetch.close();
+    await this.#image.close();
   }
 }
 
@@ -21,14 +26,36 @@ export function ioPolicyOf({ retry, then }: IoPolicyConfig): IoPolicy {
   return { deadlineMs: retry * 1000, then };
 }
 
-/**
- * Opens images with the process's registry client and caches, as front ends want them.
- * @param ioPolicy the service's, for images whose configuration says nothing.
- */
-export function imageLoader(opener: ImageOpener, ioPolicy: IoPolicyConfig): ImageLoader {
+/** What images are opened with besides their own configuration. */
+export interface ImageLoaderOptions {
+  readonly log: Logger;
+  /** The service's, for images whose configuration says nothing. */
+  readonly ioPolicy: IoPolicyConfig;
+  /** Fetches at once while a trace is replayed. */
+  readonly concurrency: number;
+}
+
+/** Opens images with the process's registry client and caches, as front ends want them. */
+export function imageLoader(opener: ImageOpener, options: ImageLoaderOptions): ImageLoader {
+  const { log, ioPolicy, concurrency } = options;
   return async (configPath, signal) => {
-    const image = await opener.open(configPath, { signal, download: true, compact: true });
-    const device = new ImageDevice(image, ioPolicyOf(image.config.ioPolicy ?? ioPolicy));
-    return { device, fetches: image.fetches, stats: () => image.stats() };
+    const config = await opener.load(configPath);
+    const prefetch = await Prefetch.begin(config, { log: log.child({ image: configPath }), concurrency });
+    try {
+      const image = await opener.openConfig(config, {
+        name: configPath,
+        signal,
+        download: true,
+        compact: true,
+        tap: prefetch.tap,
+        foretold: prefetch.foretold,
+      });
+      prefetch.start(image);
+      const device = new ImageDevice(image, ioPolicyOf(config.ioPolicy ?? ioPolicy), prefetch);
+      return { device, fetches: image.fetches, stats: () => image.stats() };
+    } catch (error) {
+      await prefetch.abandon();
+      throw error;
+    }
   };
 }

@@ -85,7 +85,8 @@ export class Service {
     this.unsupported = transports.unsupported;
     this.#opener = new ImageOpener(config, log);
     this.#workers = new IoWorkers({ logger: log, plannerModule });
-    this.#openings = new Openings(imageLoader(this.#opener, config.ioPolicy), log);
+    const loader = { log, ioPolicy: config.ioPolicy, concurrency: config.prefetchConfig.concurrency };
+    this.#openings = new Openings(imageLoader(this.#opener, loader), log);
     this.#frontEnds = transports.usable.map((transport) => this.#makeFrontEnd(transport));
     this.#table = new DeviceTable({
       frontEnds: this.#frontEnds,

@@ -43,12 +43,12 @@ export function tarEnd(): Uint8Array {
 }
 
 /**
- * What stands before a member's content: owner 0:0, time 0, mode 0644 (directories 0755), so that the same members make
+ * What stands before a member's content: owner 0:0, time 0, mode 0644 or `mode` (directories 0755), so that the same members make
  * the same archive. A name that ends in a slash is a directory's.
  */
-export function tarMemberHead(name: string, size: number): Uint8Array {
+export function tarMemberHead(name: string, size: number, mode = 0o644): Uint8Array {
   const directory = name.endsWith('/');
-  const main = block(name, directory ? '5' : '0', size, directory ? 0o755 : 0o644);
+  const main = block(name, directory ? '5' : '0', size, directory ? 0o755 : mode);
   if (Buffer.byteLength(name) <= MAX_NAME) return main;
   const rest = ` path=${name}\n`;
   // The length counts its own digits.

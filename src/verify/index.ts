@@ -2,3 +2,4 @@
 export * from './compare-trees.js';
 export * from './disk-tree.js';
 export * from './layer-tree.js';
+export type { DiskName } from './disk-worker.js';

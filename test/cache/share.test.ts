@@ -7,7 +7,7 @@ import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { localFileOf } from '../../src/blob/index.js';
 import type { CacheStats } from '../../src/cache/index.js';
-import { openCache, readRange, tempDir, UNIT } from './cache-fixture.js';
+import { makeSource, openCache, readRange, tempDir, UNIT } from './cache-fixture.js';
 import { BLOBS, BLOB_SIZE, CAPACITY, shareSource } from './share-blobs.js';
 
 /** Enough to hit most moments of a fill, a commit and an eviction; OBD_TEST_ROUNDS for a longer look. */
@@ -108,13 +108,13 @@ test('BlobCache sees what another process has filled without fetching it', async
 
 test('BlobCache with another unit size joins a blob that is in use, and starts over when it is not', async (t) => {
   const dir = tempDir(t);
-  const one = await openCache(t, dir);
+  const one = await openCache(t, dir, { unitSize: 4 * UNIT });
   const two = await openCache(t, dir, { unitSize: 2 * UNIT });
   const { source, open } = shareSource(1);
   const a = await open(one);
   await readRange(a, 0, UNIT);
   const b = await open(two);
-  assert.equal(b.unitSize, UNIT);
+  assert.equal(b.unitSize, 4 * UNIT);
   assert.deepEqual(await readRange(b, 0, 3 * UNIT), source.plain.slice(0, 3 * UNIT));
   await Promise.all([a.close(), b.close()]);
   const c = await open(two);
@@ -122,4 +122,31 @@ test('BlobCache with another unit size joins a blob that is in use, and starts o
   assert.equal(c.presentBytes, 0);
   assert.deepEqual(await readRange(c, 0, 3 * UNIT), source.plain.slice(0, 3 * UNIT));
   await c.close();
+});
+
+test('BlobCache fetches what is foretold in small units, ahead of nobody, and around other misses as ever', async (t) => {
+  const dir = tempDir(t);
+  const cache = await openCache(t, dir, { unitSize: 8 * UNIT });
+  const { source, digest } = makeSource(20 * UNIT, 3);
+  const open = (unitSize?: number) =>
+    cache.openBlob({ digest, url: 'u', size: source.size, source: async () => source, unitSize });
+  const a = await open(UNIT);
+  assert.equal(a.unitSize, UNIT);
+  const expected = new Uint8Array(20);
+  expected.fill(1, 1, 4);
+  a.expect(expected);
+  assert.equal(await a.prefetch(UNIT, 2 * UNIT), 2 * UNIT);
+  await cache.flush();
+  assert.equal(await a.prefetch(UNIT, 2 * UNIT), 0, 'it is here');
+  await readRange(a, 3 * UNIT, UNIT);
+  assert.equal(source.bytesRead, 3 * UNIT, 'a miss that was foretold fetches nothing around it');
+  await readRange(a, 9 * UNIT, UNIT);
+  assert.equal(source.bytesRead, 11 * UNIT, 'any other fetches as much as the cache is set to');
+  await readRange(a, 8 * UNIT, 8 * UNIT);
+  assert.equal(source.bytesRead, 11 * UNIT);
+  await a.close();
+  const b = await open();
+  assert.equal(b.unitSize, UNIT, 'what is here stays in use');
+  assert.equal(b.presentBytes, 11 * UNIT);
+  await b.close();
 });
