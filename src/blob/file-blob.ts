@@ -1,6 +1,7 @@
 import { open, type FileHandle } from 'node:fs/promises';
 import { FormatError, ioError } from './errors.js';
 import type { LocalFile, LocallyStored } from './local-file.js';
+import { dropScratch, takeScratch } from './scratch.js';
 import { checkRange, type ReadableBlob } from './readable-blob.js';
 
 /** Bytes of each end of a file that {@link FileBlob.keepEnds} keeps. */
@@ -9,8 +10,8 @@ const TAIL = 64 << 10;
 
 /** The first and the last bytes of a file; of a small one, all of them. */
 interface Ends {
-  readonly head: Uint8Array;
-  readonly tail: Uint8Array;
+  readonly head: Uint8Array<ArrayBuffer>;
+  readonly tail: Uint8Array<ArrayBuffer>;
   /** Where the tail begins. */
   readonly tailAt: number;
 }
@@ -80,8 +81,8 @@ export class FileBlob implements ReadableBlob, LocallyStored {
    */
   async keepEnds(): Promise<void> {
     const small = this.size <= HEAD + TAIL;
-    const tail = Buffer.allocUnsafe(Math.min(this.size, small ? HEAD + TAIL : TAIL));
-    const head = small ? tail : Buffer.allocUnsafe(HEAD);
+    const tail = takeScratch(Math.min(this.size, small ? HEAD + TAIL : TAIL));
+    const head = small ? tail : takeScratch(HEAD);
     const tailAt = this.size - tail.byteLength;
     await Promise.all([this.read(tailAt, tail), ...(small ? [] : [this.read(0, head)])]);
     this.#ends = { head, tail, tailAt };
@@ -89,7 +90,11 @@ export class FileBlob implements ReadableBlob, LocallyStored {
 
   /** Gives back the memory of {@link keepEnds}. Idempotent. */
   forgetEnds(): void {
+    if (this.#ends === undefined) return;
+    const { head, tail } = this.#ends;
     this.#ends = undefined;
+    dropScratch(tail);
+    if (head !== tail) dropScratch(head);
   }
 
   localFile(): LocalFile {

@@ -8,6 +8,8 @@ export * from './memory-blob.js';
 export * from './read-plan.js';
 export * from './readable-blob.js';
 export * from './refetchable-blob.js';
+export * from './scratch.js';
 export * from './sectors.js';
+export * from './shared-copy.js';
 export * from './slice-blob.js';
 export * from './writable-blob.js';

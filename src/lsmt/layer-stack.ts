@@ -19,7 +19,7 @@ import {
 import type { DataFile, Layer } from './layer.js';
 import { mergeSegments, shiftTags } from './merge-index.js';
 import type { Segments } from './segment.js';
-import { HOLE, SegmentIndex, SegmentList } from './segment-index.js';
+import { HOLE, SegmentIndex, SegmentList, type SegmentIndexData } from './segment-index.js';
 import { readSegments } from './segment-reader.js';
 
 /** Most layers of one stack: a layer's number has 8 bits on disk (formats.md 1.6). */
@@ -55,6 +55,49 @@ export function mergeLayers(layers: readonly Layer[]): MergedLayers {
     files.push(...layer.files);
   }
   return { segments: mergeSegments(tagged), files };
+}
+
+/** A merge that was made, and of what. */
+interface KnownMerge {
+  readonly inputs: readonly SegmentIndexData[];
+  readonly fileCounts: readonly number[];
+  readonly index: WeakRef<SegmentIndex>;
+}
+
+/** By the topmost layer's index. What is equal is the same buffer (see `sharedCopy`), so buffers are compared. */
+const knownMerges = new WeakMap<SharedArrayBuffer, KnownMerge[]>();
+
+/**
+ * As {@link mergeLayers}, indexed for lookup. Stacks of the same layers have one index, and only the first merges.
+ * @throws FormatError as {@link mergeLayers}.
+ */
+export function mergedIndex(layers: readonly Layer[]): {
+  readonly index: SegmentIndex;
+  readonly files: readonly DataFile[];
+} {
+  const inputs = layers.map(({ index }) => index.data());
+  const fileCounts = layers.map(({ files }) => files.length);
+  const top = inputs.at(-1);
+  const known = (top === undefined ? [] : (knownMerges.get(top.buffer) ?? [])).filter(
+    ({ index }) => index.deref() !== undefined,
+  );
+  const same = known.find(
+    (merge) =>
+      merge.inputs.length === inputs.length &&
+      merge.inputs.every((data, i) => sameIndex(data, inputs[i])) &&
+      merge.fileCounts.every((count, i) => count === fileCounts[i]),
+  );
+  const found = same?.index.deref();
+  if (found !== undefined) return { index: found, files: layers.toReversed().flatMap(({ files }) => files) };
+  const { segments, files } = mergeLayers(layers);
+  const index = SegmentIndex.build(segments);
+  if (top !== undefined)
+    knownMerges.set(top.buffer, [...known, { inputs, fileCounts, index: new WeakRef(index) }]);
+  return { index, files };
+}
+
+function sameIndex(a: SegmentIndexData, b: SegmentIndexData | undefined): boolean {
+  return a.buffer === b?.buffer && a.count === b.count && a.buckets === b.buckets && a.shift === b.shift;
 }
 
 /**
@@ -102,11 +145,11 @@ export class LayerStack implements ReadableBlob, ExtentMapped {
         `Cannot stack "${this.name}": virtual size is 0 in every layer, expected one to state it`,
         { source: this.name, expected: 'a size', actual: 0 },
       );
-    const merged = mergeLayers(layers);
+    const merged = mergedIndex(layers);
     this.size = size;
     this.layers = layers;
     this.files = merged.files;
-    this.index = SegmentIndex.build(merged.segments);
+    this.index = merged.index;
   }
 
   async read(offset: number, into: Uint8Array, options?: ReadOptions): Promise<void> {

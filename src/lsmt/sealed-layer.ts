@@ -6,7 +6,7 @@
  * After this no read of the layer can leave the file.
  */
 
-import { FormatError, type ReadableBlob } from '../blob/index.js';
+import { dropScratch, FormatError, takeScratch, type ReadableBlob } from '../blob/index.js';
 import {
   blockError,
   HEADER_SECTORS,
@@ -79,10 +79,12 @@ async function open(blob: ReadableBlob, files: readonly DataFile[]): Promise<Sea
       `Cannot open layer "${blob.name}": virtual size is ${trailer.virtualSize.toString()} bytes, at most ${Number.MAX_SAFE_INTEGER} are supported`,
       { source: blob.name, offset: blob.size - HEADER_SIZE, actual: trailer.virtualSize.toString() },
     );
-  const bytes = new Uint8Array(indexCount * SEGMENT_SIZE);
+  const bytes = takeScratch(indexCount * SEGMENT_SIZE);
   if (bytes.byteLength > 0) await blob.read(indexOffset, bytes);
   const place: IndexPlace = { source: blob.name, offset: indexOffset };
   const segments = decodeIndex(bytes, place, Math.floor(indexOffset / 512), files.length);
+  const index = SegmentIndex.build(segments);
+  dropScratch(bytes);
   let closed: Promise<void> | undefined;
   return {
     name: blob.name,
@@ -98,7 +100,7 @@ async function open(blob: ReadableBlob, files: readonly DataFile[]): Promise<Sea
       indexCount,
       paddingEntries: indexCount - segments.count,
     },
-    index: SegmentIndex.build(segments),
+    index,
     files,
     close() {
       closed ??= closeAll(files);
@@ -127,7 +129,7 @@ export interface LayerEnds {
  */
 export async function readEnds(blob: ReadableBlob): Promise<LayerEnds> {
   const source = blob.name;
-  const block = new Uint8Array(HEADER_SIZE);
+  const block = takeScratch(HEADER_SIZE);
   if (blob.size < HEADER_SIZE)
     throw truncated(
       blob,
@@ -157,6 +159,7 @@ export async function readEnds(blob: ReadableBlob): Promise<LayerEnds> {
   requireFlag(end, trailer, HeaderFlag.HEADER, false, 'header bit');
   requireFlag(end, trailer, HeaderFlag.DATA, true, 'data file bit');
   requireFlag(end, trailer, HeaderFlag.SEALED, true, 'sealed bit');
+  dropScratch(block);
   return { header, trailer, ...indexPlace(blob, trailer) };
 }
 

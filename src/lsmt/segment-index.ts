@@ -13,6 +13,7 @@
  *   | directory: (buckets + 1) x u32 | padding to 16 bytes | segments: count x 16 bytes |
  */
 
+import { dropScratch, sharedCopy, takeScratch } from '../blob/index.js';
 import {
   isZeroed,
   segmentEnd,
@@ -110,7 +111,8 @@ export class SegmentIndex {
   }
 
   /**
-   * Copies sorted, disjoint segments without zero-length ones (the caller has checked) into shared memory. O(n).
+   * Copies sorted, disjoint segments without zero-length ones (the caller has checked) into shared memory, or finds that
+   * an equal index is there. O(n).
    */
   static build(segments: Segments): SegmentIndex {
     const { words, count } = segments;
@@ -119,8 +121,10 @@ export class SegmentIndex {
     while (shift < 32 && end / 2 ** shift > 2 * count) shift++;
     const buckets = Math.ceil(end / 2 ** shift);
     const at = segmentsAt(buckets);
-    const buffer = new SharedArrayBuffer(at + count * SEGMENT_SIZE);
-    new Uint32Array(buffer, at).set(words.subarray(0, count * SEGMENT_WORDS));
+    const bytes = takeScratch(at + count * SEGMENT_SIZE);
+    const { buffer } = bytes;
+    bytes.fill(0, (buckets + 1) * 4, at);
+    new Uint32Array(buffer, at, count * SEGMENT_WORDS).set(words.subarray(0, count * SEGMENT_WORDS));
     const directory = new Uint32Array(buffer, 0, buckets + 1);
     const scale = 2 ** -shift;
     let filled = 0;
@@ -129,7 +133,9 @@ export class SegmentIndex {
       while (filled <= bucket) directory[filled++] = i;
     }
     directory.fill(count, filled);
-    return new SegmentIndex({ buffer, count, shift, buckets });
+    const shared = sharedCopy(bytes);
+    dropScratch(bytes);
+    return new SegmentIndex({ buffer: shared, count, shift, buckets });
   }
 
   /** The index that {@link data} described, over the same memory. */

@@ -23,7 +23,7 @@ import {
 import { AppendLayer } from './append-layer.js';
 import type { CompactOptions, CompactResult } from './compaction.js';
 import type { DataFile, Layer } from './layer.js';
-import { extentsOfIndex, mergeLayers, stackVirtualSize, type LayerStackOptions } from './layer-stack.js';
+import { extentsOfIndex, mergedIndex, stackVirtualSize, type LayerStackOptions } from './layer-stack.js';
 import { Epoch } from './epoch.js';
 import { PageTable } from './page-table.js';
 import { RangeLock } from './range-lock.js';
@@ -58,12 +58,12 @@ export class WritableLayerStack implements WritableBlob, ExtentMapped {
   #closed: Promise<void> | undefined;
 
   private constructor(layers: readonly Layer[], upper: WritableLayer, size: number, name: string) {
-    const merged = mergeLayers(layers);
+    const merged = mergedIndex(layers);
     this.layers = layers;
     this.upper = upper;
     this.size = size;
     this.name = name;
-    this.lowerIndex = SegmentIndex.build(merged.segments);
+    this.lowerIndex = merged.index;
     this.files = [...merged.files, upper.file];
   }
 

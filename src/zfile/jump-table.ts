@@ -13,7 +13,7 @@
  * (62 or so: zstd's bound for small blocks; LZ4's is lower for blocks up to 8 KiB.)
  */
 import type { Codec } from '../native/index.js';
-import { FormatError } from '../blob/index.js';
+import { dropScratch, FormatError, sharedCopy, takeScratch } from '../blob/index.js';
 import { CRC_SIZE, maxStoredLength } from './format.js';
 
 /** A table as plain data: post it to a worker, and give it to {@link JumpTable} there. */
@@ -74,11 +74,11 @@ export interface JumpTableRules {
   readonly indexOffset: number;
 }
 
-/** Builds a {@link JumpTable} from the file's lengths, given piece by piece, in order. */
+/** Builds one {@link JumpTable} from the file's lengths, given piece by piece, in order. */
 export class JumpTableBuilder {
   readonly #rules: JumpTableRules;
   readonly #groupShift: number;
-  readonly #buffer: SharedArrayBuffer;
+  readonly #bytes: Uint8Array<ArrayBuffer>;
   readonly #bases: Float64Array;
   readonly #distances: Uint16Array;
   readonly #least: number;
@@ -91,9 +91,10 @@ export class JumpTableBuilder {
     this.#rules = rules;
     this.#groupShift = Math.min(4, 16 - Math.log2(rules.blockSize));
     const groups = (rules.blocks >>> this.#groupShift) + 1;
-    this.#buffer = new SharedArrayBuffer(groups * 8 + (rules.blocks + 1) * 2);
-    this.#bases = new Float64Array(this.#buffer, 0, groups);
-    this.#distances = new Uint16Array(this.#buffer, groups * 8);
+    // Each of its bytes is written.
+    this.#bytes = takeScratch(groups * 8 + (rules.blocks + 1) * 2);
+    this.#bases = new Float64Array(this.#bytes.buffer, 0, groups);
+    this.#distances = new Uint16Array(this.#bytes.buffer, groups * 8, rules.blocks + 1);
     this.#least = rules.verify ? CRC_SIZE + 1 : 1;
     this.#most = maxStoredLength(rules.codec, rules.blockSize, rules.verify);
     this.#offset = rules.start;
@@ -124,7 +125,9 @@ export class JumpTableBuilder {
         `the ${blocks} blocks end at byte ${this.#offset}, expected at the jump table, byte ${indexOffset}`,
       );
     this.#place();
-    return new JumpTable({ buffer: this.#buffer, blocks, groupShift: this.#groupShift });
+    const buffer = sharedCopy(this.#bytes);
+    dropScratch(this.#bytes);
+    return new JumpTable({ buffer, blocks, groupShift: this.#groupShift });
   }
 
   #place(): void {

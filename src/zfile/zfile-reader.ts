@@ -6,9 +6,11 @@
  */
 import {
   checkRange,
+  dropScratch,
   FormatError,
   localFileOf,
   refetchableOf,
+  takeScratch,
   type ReadableBlob,
   type ReadOptions,
 } from '../blob/index.js';
@@ -30,6 +32,12 @@ const RUN_BYTES = 512 * 1024;
 /** Bytes of the jump table read at a time. */
 const TABLE_STEP = 1024 * 1024;
 
+/** A block that is kept unpacked. */
+interface KeptBlock {
+  readonly block: number;
+  readonly plain: Uint8Array<ArrayBuffer>;
+}
+
 /** A ZFile, seen as the plain file. */
 export class ZFileReader implements ReadableBlob {
   readonly name: string;
@@ -38,7 +46,7 @@ export class ZFileReader implements ReadableBlob {
   readonly end: ZFileEnd;
   readonly #inner: ReadableBlob;
   readonly #table: JumpTable;
-  #partial: { readonly block: number; readonly plain: Uint8Array } | undefined;
+  #partial: KeptBlock | undefined;
 
   private constructor(inner: ReadableBlob, end: ZFileEnd, table: JumpTable) {
     this.#inner = inner;
@@ -85,10 +93,11 @@ export class ZFileReader implements ReadableBlob {
     const indexEnd = end.indexOffset + 4 * end.blocks;
     let crc = 0;
     for (let at = end.indexOffset; at < indexEnd; at += TABLE_STEP) {
-      const piece = new Uint8Array(Math.min(TABLE_STEP, indexEnd - at));
+      const piece = takeScratch(Math.min(TABLE_STEP, indexEnd - at));
       await inner.read(at, piece, options);
       crc = crc32c(piece, crc);
       builder.add(piece);
+      dropScratch(piece);
     }
     if (hasDigest(end) && crc !== end.indexCrc)
       throw new FormatError(
@@ -114,7 +123,7 @@ export class ZFileReader implements ReadableBlob {
       const start = this.#table.offset(block);
       let next = block + 1;
       while (next * this.end.blockSize <= last && this.#table.offset(next + 1) - start <= RUN_BYTES) next++;
-      const run = Buffer.allocUnsafe(this.#table.offset(next) - start);
+      const run = takeScratch(this.#table.offset(next) - start);
       await this.#inner.read(start, run, options);
       for (; block < next; block++) {
         const at = this.#table.offset(block) - start;
@@ -122,6 +131,7 @@ export class ZFileReader implements ReadableBlob {
         if (!this.#intact(stored)) await this.#refetch(block, stored, options);
         this.#unpack(block, stored, offset, into);
       }
+      dropScratch(run);
     }
   }
 
@@ -158,7 +168,7 @@ export class ZFileReader implements ReadableBlob {
 
   /** Gives back the memory of the block that is kept for a read that goes on in it. */
   trim(): void {
-    this.#partial = undefined;
+    this.#keep(undefined);
   }
 
   close(): Promise<void> {
@@ -206,7 +216,8 @@ export class ZFileReader implements ReadableBlob {
     const length = this.#plainLength(block);
     const start = block * this.end.blockSize - offset;
     const whole = start >= 0 && start + length <= into.byteLength;
-    const plain = whole ? into.subarray(start, start + length) : Buffer.allocUnsafeSlow(length);
+    const own = whole ? undefined : takeScratch(length);
+    const plain = own ?? into.subarray(start, start + length);
     let n: number;
     try {
       n = decompress(this.end.codec, body, plain);
@@ -214,9 +225,15 @@ export class ZFileReader implements ReadableBlob {
       throw this.#corrupt(block, `block ${block} does not decompress into ${length} bytes`, cause);
     }
     if (n !== length) throw this.#corrupt(block, `block ${block} has ${n} plain bytes, expected ${length}`);
-    if (whole) return;
-    this.#partial = { block, plain };
-    this.#deliver(plain, block, offset, into);
+    if (own === undefined) return;
+    this.#keep({ block, plain: own });
+    this.#deliver(own, block, offset, into);
+  }
+
+  /** Nobody holds the old one: what is kept is used within one turn of the event loop. */
+  #keep(partial: KeptBlock | undefined): void {
+    if (this.#partial !== undefined) dropScratch(this.#partial.plain);
+    this.#partial = partial;
   }
 
   /** Copies what the range wants of an unpacked block. */
