@@ -5,6 +5,7 @@
 #include "io_loop.h"
 #include <errno.h>
 #include <sys/eventfd.h>
+#include <vector>
 
 template <typename T> static T *Doubles(const Napi::CallbackInfo &info, size_t i, size_t *count)
 {
@@ -83,6 +84,7 @@ class IoLoop : public Napi::ObjectWrap<IoLoop>
 
   private:
     io_loop *loop_ = nullptr;
+    std::vector<Napi::ObjectReference> meters_{IO_MAX_QUEUES};
 
     io_loop *Open(const Napi::CallbackInfo &info)
     {
@@ -93,12 +95,18 @@ class IoLoop : public Napi::ObjectWrap<IoLoop>
     Napi::Value Add(const Napi::CallbackInfo &info)
     {
         io_loop *loop = Open(info);
+        size_t meters;
+        auto *meter = Doubles<io_meter>(info, 1, &meters);
+        if (meters < 1)
+            throw Napi::RangeError::New(info.Env(), "Argument 1 is too short for a meter");
         io_queue *queue = io_queue_take(Int(info, 0));
         if (!queue)
             return Napi::Number::New(info.Env(), -ENOENT);
-        int r = io_loop_add(loop, queue);
+        int r = io_loop_add(loop, queue, meter);
         if (r < 0)
             queue->ops->destroy(queue);
+        else // the loop writes there until the queue is gone, and only then gives its index again
+            meters_[r] = Napi::Persistent(info[1].As<Napi::Object>());
         return Napi::Number::New(info.Env(), r);
     }
     Napi::Value Remove(const Napi::CallbackInfo &info)

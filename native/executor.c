@@ -262,11 +262,12 @@ enum execute_result obd_execute(const struct read_step *steps, size_t count, con
     struct cursor c = {iov, iov + iov_count, 0};
     if (count > 0)
         cursor_advance(&c, steps[0].destination);
-    scratch->waited = 0;
+    scratch->waited = scratch->kept = 0;
     for (size_t i = 0; i < count;) {
         const struct read_step *first = &steps[i];
         struct read_run run;
         i += obd_next_run(first, count - i, scratch, &run);
+        scratch->kept |= run.kind == RUN_KEPT;
         enum execute_result r = EXECUTE_DONE;
         if (run.kind == RUN_RAW) { // straight to where it belongs
             r = read_plain(first->fd, first->file_offset, run.bytes, &c, scratch);

@@ -60,6 +60,7 @@ struct execute_scratch {
     // Blocks wanted in part, kept for the next part (block_cache.h); NULL: none are kept.
     struct block_cache *cache;
     int waited; // set when a read took as long as one that waits for a disk
+    int kept;   // set when a block of the cache was used
 };
 int obd_scratch_init(struct execute_scratch *s); // 0 or -ENOMEM
 void obd_scratch_free(struct execute_scratch *s);

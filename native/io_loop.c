@@ -19,6 +19,7 @@ int io_loop_create(int wake_fd, struct io_loop **out)
     if (!loop)
         return -ENOMEM;
     loop->wake_fd = wake_fd;
+    io_clock_start(&loop->clock);
     loop->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     loop->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     int r = loop->epoll_fd < 0 || loop->done_fd < 0 ? -errno : 0;
@@ -83,7 +84,7 @@ static int unreported(const struct io_loop *loop, uint32_t index)
     return 0;
 }
 
-int io_loop_add(struct io_loop *loop, struct io_queue *queue)
+int io_loop_add(struct io_loop *loop, struct io_queue *queue, struct io_meter *meter)
 {
     uint32_t index = 0;
     while (index < loop->queue_end && (loop->queues[index] || unreported(loop, index)))
@@ -107,6 +108,7 @@ int io_loop_add(struct io_loop *loop, struct io_queue *queue)
         return r;
     }
     s->queue = queue;
+    s->meter = meter;
     s->polled = 1;
     s->hot = 1; // commands may have arrived before the poll
     loop->hot_count++;
@@ -205,6 +207,12 @@ struct slot *io_loop_find(struct io_loop *loop, double id, uint32_t *index)
 void io_loop_end(struct io_loop *loop, uint32_t index, struct slot *slot, int status)
 {
     struct served *s = loop->queues[index];
+    s->in_flight--;
+    if (s->meter) { // first: who sees the answer may look here next
+        io_meter_add(s->meter, &loop->clock, slot->cause, slot->began, file_speed_ticks(),
+                     slot->command.length, status);
+        s->meter->in_flight = s->in_flight;
+    }
     s->queue->ops->complete(s->queue, slot->command.id, status);
     slot->state = FREE;
     slot->generation++;
@@ -214,7 +222,6 @@ void io_loop_end(struct io_loop *loop, uint32_t index, struct slot *slot, int st
     }
     slot->next_free = s->free_slot;
     s->free_slot = (uint16_t)(slot - s->slots);
-    s->in_flight--;
     if (!s->touched) {
         s->touched = 1;
         loop->touched[loop->touched_count++] = index;

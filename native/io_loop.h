@@ -14,6 +14,7 @@
 // not polled until one ends, and does not disturb its neighbours.
 #pragma once
 #include "executor.h"
+#include "io_meter.h"
 #include "io_queue.h"
 
 #ifdef __cplusplus
@@ -57,9 +58,10 @@ int io_loop_group_reads(struct io_loop *loop);
 // server of the device finds them unanswered).
 void io_loop_destroy(struct io_loop *loop);
 
-// The loop owns the queue from now on. Its index, or -errno (-EMFILE: IO_MAX_QUEUES reached); on failure the
-// queue is still the caller's.
-int io_loop_add(struct io_loop *loop, struct io_queue *queue);
+// The loop owns the queue from now on, and counts its commands in `meter`, which stays the caller's and must
+// outlive the queue; NULL: they are not counted. The queue's index, or -errno (-EMFILE: IO_MAX_QUEUES
+// reached); on failure the queue is still the caller's.
+int io_loop_add(struct io_loop *loop, struct io_queue *queue, struct io_meter *meter);
 // No more fetches; once its last command ends the queue is destroyed and EVENT_QUEUE_CLOSED follows. 0 or
 // -ENOENT.
 int io_loop_remove(struct io_loop *loop, uint32_t index);

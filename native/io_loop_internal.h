@@ -25,10 +25,13 @@ struct slot {
     uint16_t state, next_free;
     uint16_t parts; // IN_POOL: jobs that are not back
     uint16_t bad;   // IN_POOL: one of them failed
+    uint16_t cause; // enum io_cause
+    uint64_t began; // ticks
 };
 
 struct served {
     struct io_queue *queue;
+    struct io_meter *meter; // or NULL
     uint16_t free_slot; // head of the free list; IO_QUEUE_DEPTH when none is left
     uint16_t in_flight;
     uint8_t polled;  // in the epoll set
@@ -62,6 +65,7 @@ struct io_loop {
     struct io_job *oldest, *newest; // in the pool, by age
     uint64_t pool_seq;
     struct io_loop_stats stats;
+    struct io_clock clock;
 };
 
 // io_loop.c

@@ -33,6 +33,7 @@ static uint32_t work_of(const struct read_step *s)
 static void retry(struct io_loop *loop, uint32_t index, struct slot *slot)
 {
     slot->state = RETRIED;
+    slot->cause = CAUSE_GENERAL;
     loop->stats.retried_reads++;
     loop->retries[loop->retry_count++] =
         index * IO_QUEUE_DEPTH + (uint32_t)(slot - loop->queues[index]->slots);
@@ -61,6 +62,7 @@ static void given(struct io_loop *loop, struct slot *slot, struct io_job *job)
     if (slot->state != IN_POOL) {
         slot->state = IN_POOL;
         slot->parts = slot->bad = 0;
+        slot->cause = CAUSE_LOCAL;
         loop->stats.pool_reads++;
     }
     slot->parts++;
@@ -94,6 +96,8 @@ void io_loop_drain_pool(struct io_loop *loop)
         for (uint32_t i = 0; i < job->count; i++)
             if (job->steps[i].codec != READ_ZERO && (i == 0 || job->steps[i].fd != job->steps[i - 1].fd))
                 file_speed_read_elsewhere(file_speed_of(loop->scratch.speeds, job->steps[i].fd), job->waited);
+        if (job->waited)
+            loop->queues[job->queue_index]->slots[job->slot].cause = CAUSE_DISK;
         taken_back(loop, job);
     }
 }
@@ -101,6 +105,7 @@ void io_loop_drain_pool(struct io_loop *loop)
 // Lets a thread that may wait carry out a job that has been `given`.
 static void wait_elsewhere(struct io_loop *loop, struct io_job *job)
 {
+    loop->queues[job->queue_index]->slots[job->slot].cause = CAUSE_DISK;
     if (io_pool_wait_for(loop->pool, job) < 0) {
         job->result = EXECUTE_BAD;
         taken_back(loop, job);
@@ -125,6 +130,7 @@ void io_loop_execute_here(struct io_loop *loop, uint32_t index, struct slot *slo
     switch (obd_execute(steps, count, iov, iov_count, &loop->scratch)) {
     case EXECUTE_DONE:
         loop->stats.inline_reads++;
+        slot->cause = loop->scratch.kept ? CAUSE_DECODED : CAUSE_LOCAL;
         io_loop_end(loop, index, slot, 0);
         break;
     case EXECUTE_WOULD_BLOCK:

@@ -229,6 +229,7 @@ void stage_execute(struct io_loop *loop)
         struct staged *s = &stage->commands[i];
         if (finish(loop, s, &run, &stored)) {
             loop->stats.inline_reads++;
+            s->slot->cause = CAUSE_LOCAL;
             io_loop_end(loop, s->index, s->slot, 0);
         } else {
             // Not cached, or a file that ends or is bad: the ordinary way finds out which.

@@ -4,6 +4,7 @@ export * from './front-end.js';
 export * from './fuse/front-end.js';
 export * from './fuse/support.js';
 export * from './nbd/front-end.js';
+export * from './device-meter.js';
 export { IoGuard, type DeviceHealth, type IoState } from './io-guard.js';
 export { DEFAULT_POLICY, type IoPolicy } from './io-policy.js';
 export * from './io-workers.js';

@@ -14,20 +14,6 @@ export interface WorkerSetup {
   readonly plannerModule: string | null;
 }
 
-/** Per-device numbers in shared memory: written by the worker, read by anybody. */
-export const Counter = {
-  READS: 0,
-  READ_BYTES: 1,
-  /** Reads whose bytes were local. */
-  PLANNED_READS: 2,
-  WRITES: 3,
-  WRITE_BYTES: 4,
-  DISCARDS: 5,
-  FLUSHES: 6,
-} as const;
-/** Doubles of one device's counters: a cache line. */
-export const COUNTERS = 8;
-
 /** What main says. `device` is main's number for a queue; `request` is answered by `done`. */
 export type ToWorker =
   | {
@@ -36,7 +22,8 @@ export type ToWorker =
       readonly device: number;
       readonly handle: number;
       readonly planner: PlannerDescription;
-      readonly counters: Float64Array;
+      /** Where its commands are counted; shared memory. */
+      readonly meter: Float64Array;
       readonly reads: ReadRecordMemory;
     }
   | { readonly type: 'remove'; readonly device: number }

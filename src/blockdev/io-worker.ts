@@ -16,19 +16,12 @@ import {
   PLANNED_STRIDE,
   STOPPED,
 } from '../native/index.js';
-import {
-  Counter,
-  type FromWorker,
-  type PostedCommand,
-  type ToWorker,
-  type WorkerSetup,
-} from './io-protocol.js';
+import type { FromWorker, PostedCommand, ToWorker, WorkerSetup } from './io-protocol.js';
 import { ReadRecord } from './read-record.js';
 
 interface Served {
   readonly device: number;
   readonly planner: ReadPlanner | undefined;
-  readonly counters: Float64Array;
   readonly reads: ReadRecord;
   errno: number;
   removing: boolean;
@@ -69,11 +62,11 @@ function remove(device: number): void {
 function receive(message: ToWorker): void {
   switch (message.type) {
     case 'serve': {
-      const { request, device, handle, counters } = message;
+      const { request, device, handle, meter } = message;
       const reads = new ReadRecord(message.reads);
       try {
         const planner = message.planner === undefined ? undefined : createPlanner?.(message.planner);
-        served[loop.add(handle)] = { device, planner, counters, reads, errno: 0, removing: false };
+        served[loop.add(handle, meter)] = { device, planner, reads, errno: 0, removing: false };
         say({ type: 'done', request });
       } catch (error) {
         say({ type: 'done', request, error });
@@ -114,14 +107,8 @@ function postEvent(s: Served, op: number, at: number): void {
   }
 }
 
-function add(s: Served, counter: number, amount: number): void {
-  s.counters[counter] = (s.counters[counter] ?? 0) + amount;
-}
-
 /** A command's fields are taken from `events` where they are used: a double that is an argument is an object. */
 function read(s: Served, at: number): void {
-  add(s, Counter.READS, 1);
-  add(s, Counter.READ_BYTES, events[at + EventField.LENGTH] ?? 0);
   if (s.planner === undefined) {
     s.reads.noteFrom(events, at + EventField.OFFSET, false);
     postEvent(s, IoEvent.READ, at);
@@ -139,7 +126,6 @@ function read(s: Served, at: number): void {
     postEvent(s, IoEvent.READ, at);
     return;
   }
-  add(s, Counter.PLANNED_READS, 1);
   const entry = planned++ * PLANNED_STRIDE;
   batch[entry] = events[at + EventField.ID] ?? 0;
   batch[entry + 1] = first;
@@ -155,16 +141,8 @@ function dispatch(kind: number, s: Served, index: number, at: number): void {
       postEvent(s, IoEvent.READ, at);
       break;
     case IoEvent.WRITE:
-      add(s, Counter.WRITES, 1);
-      add(s, Counter.WRITE_BYTES, events[at + EventField.LENGTH] ?? 0);
-      postEvent(s, kind, at);
-      break;
     case IoEvent.DISCARD:
-      add(s, Counter.DISCARDS, 1);
-      postEvent(s, kind, at);
-      break;
     case IoEvent.FLUSH:
-      add(s, Counter.FLUSHES, 1);
       postEvent(s, kind, at);
       break;
     case IoEvent.QUEUE_DEAD:

@@ -7,15 +7,9 @@ import type { Logger } from '../log/index.js';
 import { STOP, WAKE, discardQueue, eventFd } from '../native/index.js';
 import type { BlockDevice } from './block-device.js';
 import { CommandServer } from './command-server.js';
+import { DeviceMeter, type DeviceCounters } from './device-meter.js';
 import type { DeviceHealth, IoGuard } from './io-guard.js';
-import {
-  COUNTERS,
-  Counter,
-  type CommandAnswer,
-  type FromWorker,
-  type ToWorker,
-  type WorkerSetup,
-} from './io-protocol.js';
+import type { CommandAnswer, FromWorker, ToWorker, WorkerSetup } from './io-protocol.js';
 import { Status } from './sense.js';
 
 /** How the workers are made. */
@@ -29,21 +23,11 @@ export interface IoWorkersOptions {
   readonly onFatal?: (error: Error) => void;
 }
 
-/** What one device did so far. */
-export interface DeviceCounters {
-  readonly reads: number;
-  readonly readBytes: number;
-  /** Reads whose bytes were on local disk. */
-  readonly localReads: number;
-  readonly writes: number;
-  readonly writeBytes: number;
-  readonly discards: number;
-  readonly flushes: number;
-}
-
 /** A queue that a worker serves. */
 export interface ServedQueue {
   readonly counters: DeviceCounters;
+  /** Its commands and how long they took, by cause. */
+  readonly meter: DeviceMeter;
   readonly health: DeviceHealth;
   /** The device's failure policy at work. */
   readonly guard: IoGuard;
@@ -60,7 +44,7 @@ export interface ServedQueue {
 
 class Queue implements ServedQueue {
   readonly server: CommandServer;
-  readonly words = new Float64Array(new SharedArrayBuffer(COUNTERS * 8));
+  readonly meter = new DeviceMeter();
   readonly gone: Promise<number>;
   settleGone: (errno: number) => void = () => undefined;
   readonly #ask: () => void;
@@ -80,16 +64,7 @@ class Queue implements ServedQueue {
   }
 
   get counters(): DeviceCounters {
-    const word = (index: number): number => this.words[index] ?? 0;
-    return {
-      reads: word(Counter.READS),
-      readBytes: word(Counter.READ_BYTES),
-      localReads: word(Counter.PLANNED_READS),
-      writes: word(Counter.WRITES),
-      writeBytes: word(Counter.WRITE_BYTES),
-      discards: word(Counter.DISCARDS),
-      flushes: word(Counter.FLUSHES),
-    };
+    return this.meter.counters;
   }
 
   async remove(): Promise<void> {
@@ -277,7 +252,7 @@ export class IoWorkers {
         device: number,
         handle,
         planner: device.planner,
-        counters: queue.words,
+        meter: queue.meter.words,
         reads: device.reads.memory,
       }));
       return queue;

@@ -8,6 +8,7 @@ export * from './fake-ring.js';
 export * from './file.js';
 export * from './host.js';
 export * from './io-loop.js';
+export * from './io-meter.js';
 export * from './fuse.js';
 export * from './system-error.js';
 export * from './load.js';

@@ -45,7 +45,7 @@ export interface IoLoopStats {
 
 /** The compiled class; see native/io_loop.h for each method. Numbers below 0 are negative errno. */
 export interface NativeIoLoop {
-  add(handle: number): number;
+  add(handle: number, meter: Float64Array): number;
   remove(queue: number): number;
   execute(batch: Float64Array, batchCount: number, plan: Float64Array, planCount: number): number;
   executeAndWait(
@@ -82,9 +82,12 @@ export class IoLoop {
     this.#native = new addon.IoLoop(wakeFd);
   }
 
-  /** Takes over the queue with this handle (made by a front end's binding) and returns its index. */
-  add(handle: number): number {
-    return check(this.#native.add(handle), 'add a queue to the I/O loop');
+  /**
+   * Takes over the queue with this handle (made by a front end's binding) and returns its index.
+   * @param meter where its commands are counted, see {@link newMeter}.
+   */
+  add(handle: number, meter: Float64Array): number {
+    return check(this.#native.add(handle, meter), 'add a queue to the I/O loop');
   }
 
   /** Takes no more commands from a queue. QUEUE_CLOSED follows once those in flight are answered. */

@@ -119,6 +119,7 @@ static size_t plan_packed(const struct packed *p, uint64_t offset, uint64_t leng
 struct server {
     int wake;
     struct io_queue *queues[2];
+    struct io_meter meters[2];
     int count, dead;
 };
 
@@ -134,7 +135,7 @@ static void *serve(void *arg)
     if (rnd() % 2)
         check(io_loop_group_reads(loop) == 0, "group");
     for (int i = 0; i < s->count; i++)
-        check(io_loop_add(loop, s->queues[i]) == i, "add");
+        check(io_loop_add(loop, s->queues[i], &s->meters[i]) == i, "add");
     for (;;) {
         int n = io_loop_wait(loop, events, 1 + (int)(rnd() % EVENTS), -1);
         if (n == -ECANCELED)
@@ -218,7 +219,8 @@ static void tell(struct server *s, uint64_t value)
 static void run(const struct fake_ring_options *o, const struct fake_ring_load *load, int attack, int abandon)
 {
     struct fake_ring *ring, *victim = NULL;
-    struct server s = {.wake = eventfd(0, EFD_NONBLOCK), .count = attack ? 2 : 1};
+    static struct server s;
+    s = (struct server){.wake = eventfd(0, EFD_NONBLOCK), .count = attack ? 2 : 1};
     check(fake_ring_create(o, &ring, &s.queues[0]) == 0, "fake_ring_create");
     if (attack)
         check(fake_ring_create(o, &victim, &s.queues[1]) == 0, "fake_ring_create");
