@@ -108,6 +108,8 @@ const schema = z.object({
       skipVerifyHosts: z.array(z.string()).default([]),
       /** Authorities to believe besides the system's: PEM files or directories. */
       caFiles: z.array(z.string()).default([]),
+      /** Seconds that one request may take, by default 30; an answer may be silent for half of it, at most 15 s. */
+      timeout: z.number().min(1).max(600).optional(),
     })
     .prefault({}),
   /** How a device gets to the kernel; `auto` takes TCMU where there is one, else FUSE with a loop device. */

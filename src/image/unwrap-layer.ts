@@ -1,4 +1,4 @@
-import { FormatError, SliceBlob, type ReadableBlob, type ReadOptions } from '../blob/index.js';
+import { FormatError, refetchableOf, SliceBlob, type ReadableBlob, type ReadOptions } from '../blob/index.js';
 import { hasLayerMagic } from '../lsmt/index.js';
 import { tarPayload } from '../tar/index.js';
 import { isZFile, ZFileReader } from '../zfile/index.js';
@@ -16,12 +16,27 @@ export interface UnwrappedLayer {
   readonly payloadOffset: number;
 }
 
+/** What says how a layer is wrapped is in here: three tar headers, and the magic after them. */
+const HEAD_BYTES = 4096;
+
 /**
  * Looks through what a layer is wrapped in: a tar, then a ZFile, each optional. Nothing else in this program decides
- * that. The result owns `blob`; on failure the caller still does.
+ * that. A local copy whose first bytes make no sense is fetched again, once: no checksum covers them, so what a faulty
+ * proxy sent would otherwise stay. The result owns `blob`; on failure the caller still does.
  * @throws FormatError
  */
 export async function unwrapLayer(blob: ReadableBlob, options?: ReadOptions): Promise<UnwrappedLayer> {
+  try {
+    return await unwrapOnce(blob, options);
+  } catch (error) {
+    const source = refetchableOf(blob);
+    if (source === undefined || !(error instanceof FormatError) || blob.size === 0) throw error;
+    await source.refetch(0, Math.min(HEAD_BYTES, blob.size), options);
+    return unwrapOnce(blob, options);
+  }
+}
+
+async function unwrapOnce(blob: ReadableBlob, options?: ReadOptions): Promise<UnwrappedLayer> {
   const payload = await tarPayload(blob);
   const payloadOffset = payload instanceof SliceBlob && payload !== blob ? payload.start : 0;
   const start = new Uint8Array(Math.min(MAGIC_BYTES, payload.size));

@@ -35,6 +35,8 @@ export interface RegistryConfigKeys {
         readonly skipVerifyHosts?: readonly string[] | undefined;
         /** Authorities to believe besides the system's: PEM files or directories. */
         readonly caFiles?: readonly string[] | undefined;
+        /** Seconds that one request may take. */
+        readonly timeout?: number | undefined;
       }
     | undefined;
 }
@@ -59,6 +61,7 @@ export function registryOptionsOf(keys: RegistryConfigKeys, log: Logger): Regist
     },
     plainHttpHosts: registryConfig?.plainHttpHosts ?? [],
     skipVerifyHosts: registryConfig?.skipVerifyHosts ?? [],
+    ...(registryConfig?.timeout === undefined ? {} : { timeoutMs: registryConfig.timeout * 1000 }),
     ...(userAgent ? { userAgent } : {}),
     ...(p2pConfig?.enable === true
       ? { p2pAddress: p2pConfig.address ? p2pConfig.address : DEFAULT_P2P }

@@ -123,7 +123,7 @@ export class Transport {
         pipelining: 1,
         keepAliveTimeout: 20_000,
         headersTimeout: options.timeoutMs,
-        bodyTimeout: Math.min(SILENCE_MS, options.timeoutMs),
+        bodyTimeout: Math.min(SILENCE_MS, options.timeoutMs / 2),
         maxOrigins: MAX_ORIGINS,
         // One bad token must not grow a header without end; 32 KiB hold the longest signed URLs and JWTs.
         maxHeaderSize: 32 * 1024,
