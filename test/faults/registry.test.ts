@@ -6,11 +6,12 @@ import assert from 'node:assert/strict';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
+import type { DeviceFinding } from '../../src/doctor/index.js';
 import { makeCertificates } from '../support/certificates.js';
 import { missing } from '../support/commands.js';
 import { FaultyRegistry } from '../support/faulty-registry.js';
 import { checkout } from '../support/fixtures.js';
-import { NbdReader } from '../support/nbd-reader.js';
+import { NbdReader, type NbdAnswer } from '../support/nbd-reader.js';
 import { randomLayer, type RandomLayer } from '../support/random-image.js';
 import {
   CAUSES,
@@ -58,6 +59,25 @@ async function heal(cause: Cause, { registry, elsewhere }: Place): Promise<void>
   await registry.listen();
 }
 
+/** Damage is an error at once, and changes no state. */
+const isDamage = ({ code }: Cause): boolean => code?.startsWith('OBD_FORMAT') === true;
+
+/** A device that waits as long as the default policy lets it. */
+async function patientDevice(
+  t: TestContext,
+  node: ServiceNode,
+  cause: Cause,
+  place: Place,
+): Promise<NbdReader> {
+  const config = { ...configOf(place), ioPolicy: { retry: 600, then: 'error' } };
+  const { devicePath = '' } = await node.attach(`p-${cause.id}`, node.image(`patient-${cause.id}`, config));
+  const reader = await NbdReader.connect(devicePath);
+  t.after(() => {
+    reader.close();
+  });
+  return reader;
+}
+
 /** One row. Settles with what its reader saw under the fault. */
 async function play(t: TestContext, node: ServiceNode, cause: Cause, place: Place): Promise<Row> {
   const { layer, registry, elsewhere } = place;
@@ -67,19 +87,24 @@ async function play(t: TestContext, node: ServiceNode, cause: Cause, place: Plac
   t.after(() => {
     reader.close();
   });
+  const waiter =
+    isDamage(cause) || cause.code === undefined ? undefined : await patientDevice(t, node, cause, place);
   await cause.begin(registry, elsewhere);
   const start = performance.now();
+  const waiting = waiter?.read(MIB + 8 * UNIT, UNIT);
   const answer = await reader.read(MIB, UNIT);
   const ms = performance.now() - start;
   if (answer.data !== undefined)
     assert.ok(answer.data.equals(layer.plain.subarray(MIB, MIB + UNIT)), 'bytes');
-  return { cause, place, reader, ms, error: answer.error };
+  return { cause, place, reader, waiting, ms, error: answer.error };
 }
 
 interface Row {
   readonly cause: Cause;
   readonly place: Place;
   readonly reader: NbdReader;
+  /** Of a device that waits, if there is something to wait for. */
+  readonly waiting: Promise<NbdAnswer> | undefined;
   readonly ms: number;
   readonly error: { readonly errno: number; readonly message: string } | undefined;
 }
@@ -120,6 +145,11 @@ test(
     );
     const log = node.log();
     const doctor = node.doctor();
+    const findingOf = (id: string): DeviceFinding => {
+      const found = doctor.devices.find((device) => device.id === id);
+      assert.ok(found !== undefined, id);
+      return found;
+    };
 
     for (const [i, { cause, ms, error }] of rows.entries())
       await t.test(cause.cause, () => {
@@ -146,17 +176,32 @@ test(
         assert.equal(errorOf(lines[0] ?? {}).code, cause.code);
         assert.match(errorOf(lines[0] ?? {}).message ?? '', says);
         // Wrong bytes may be met in a header first.
-        const codes = cause.code.startsWith('OBD_FORMAT') ? /^OBD_FORMAT_/ : new RegExp(`^${cause.code}$`);
+        const codes = isDamage(cause) ? /^OBD_FORMAT_/ : new RegExp(`^${cause.code}$`);
         assert.match(attach.error?.code ?? '', codes);
         assert.match(attach.result, /^failed:/);
-        const finding = doctor.devices.find(({ id }) => id === `a-${cause.id}`);
-        assert.equal(finding?.status, 'failed');
-        if (!cause.code.startsWith('OBD_FORMAT')) assert.match(finding.detail, says);
+        const finding = findingOf(`a-${cause.id}`);
+        assert.equal(finding.status, 'failed');
+        if (isDamage(cause)) {
+          assert.deepEqual([findingOf(cause.id).state, findingOf(cause.id).status], ['ready', 'warning']);
+          assert.match(findingOf(cause.id).detail, says);
+          return;
+        }
+        assert.match(finding.detail, says);
+        for (const [id, state] of [
+          [cause.id, 'blocked'],
+          [`p-${cause.id}`, 'degraded'],
+        ] as const) {
+          assert.equal(findingOf(id).state, state);
+          assert.match(findingOf(id).detail, says);
+          assert.ok(
+            log.some((line) => line['dev'] === id && line['level'] === 'warn' && line['state'] === state),
+          );
+        }
       });
 
     await t.test('when the cause ends, all of them read every byte', async () => {
       await Promise.all(
-        rows.map(async ({ cause, place, reader }) => {
+        rows.map(async ({ cause, place, reader, waiting }) => {
           await heal(cause, place);
           const start = performance.now();
           const answer = await reader.read(0, 2 * MIB);
@@ -165,6 +210,10 @@ test(
             `${cause.id}: ${answer.error?.message ?? 'wrong bytes'}`,
           );
           assert.ok(performance.now() - start < SLACK_MS, cause.id);
+          const late = await waiting;
+          if (late === undefined) return;
+          const at = MIB + 8 * UNIT;
+          assert.ok(late.data?.equals(place.layer.plain.subarray(at, at + UNIT)), `${cause.id}: who waited`);
         }),
       );
       await Promise.all(

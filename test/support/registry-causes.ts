@@ -7,7 +7,7 @@ import type { ErrorCode } from '../../src/blob/index.js';
 import type { FaultyRegistry } from './faulty-registry.js';
 
 /** Seconds that a request may take in the test; 30 in the product. Silence counts as a stall after half of it. */
-export const TEST_TIMEOUT_S = 1;
+export const TEST_TIMEOUT_S = 3;
 
 /** Beyond what a row needs: a redirect's other ends. */
 export interface Elsewhere {

@@ -55,6 +55,7 @@ export class ServiceNode {
         gzipCacheConfig: { enable: false },
         credentialConfig: { mode: 'file', path: node.at('cred.json') },
         registryConfig: { plainHttpHosts: ['127.0.0.1'] },
+        ioPolicy: { retry: 0, then: 'error' },
         ...options.config,
       }),
     );
