@@ -56,6 +56,7 @@ function openLog(config: ServiceConfig): Logger {
 }
 
 async function serviceCommand(configArgument: string, flags: ServiceFlags): Promise<void> {
+  surviveShutdown();
   const configPath = resolve(configArgument);
   // What is wrong with the configuration is said where the operator looks first.
   const config = await loadServiceConfig(configPath, makeLogger('warn')).catch((error: unknown) => {
@@ -96,6 +97,18 @@ async function serviceCommand(configArgument: string, flags: ServiceFlags): Prom
   const reason = await Promise.race([stopped, service.idle.then(() => 'the last device is gone')]);
   log.info({ reason }, 'service is ending');
   await service.close();
+  // Reads that still wait for a registry do not keep a service that has ended: the next one repeats them.
+  process.exit();
+}
+
+/**
+ * systemd kills all processes before it unmounts, at shutdown; it spares those of root whose first argument begins with "@"
+ * (systemd.io/ROOT_STORAGE_DAEMONS). Without us the last writes to a TCMU device would wait for ever, and the machine with
+ * them. Our unit is not stopped either: see systemd/overlaybd-tcmu.service.
+ */
+function surviveShutdown(): void {
+  if (process.env['INVOCATION_ID'] !== undefined && process.getuid?.() === 0)
+    process.title = '@overlaybd-tcmu';
 }
 
 function packageVersion(): string {

@@ -43,6 +43,10 @@ export interface MachineOptions {
   readonly timeoutSeconds?: number;
   readonly memoryMiB?: number;
   readonly qemu?: boolean;
+  /** systemd is the first process; the machine ends with an orderly power-off. */
+  readonly systemd?: boolean;
+  /** File that keeps what changes: the next machine with it is this one after a reboot. */
+  readonly disk?: string;
 }
 
 /** Boots a machine, runs the command in it as root and waits for its end. */
@@ -55,6 +59,8 @@ export async function runInMachine(
     ...(options.timeoutSeconds === undefined ? [] : ['--timeout', String(options.timeoutSeconds)]),
     ...(options.memoryMiB === undefined ? [] : ['--memory', String(options.memoryMiB)]),
     ...(options.qemu === true ? ['--qemu'] : []),
+    ...(options.systemd === true ? ['--systemd'] : []),
+    ...(options.disk === undefined ? [] : ['--disk', options.disk]),
   ];
   // A test that is killed takes its machine with it.
   const child = spawn('setpriv', ['--pdeathsig', 'TERM', vmProgram, 'run', ...flags, '--', ...command], {

@@ -136,11 +136,15 @@ export class TcmuDevice {
 
   /**
    * Leaves the device to the next process: no more commands are taken, those in flight have until the deadline. Those
-   * that are left are not answered; the next process has the kernel repeat them.
+   * that are left are not answered; the next process has the kernel repeat them. Without any, the image is closed too:
+   * its background work (a download that waits for its hour, say) would keep the process.
    */
   async leave(deadlineMs: number): Promise<void> {
     this.#stop.abort();
     await Promise.race([this.#work, sleep(deadlineMs, undefined, { ref: false })]);
-    await this.served?.drain(deadlineMs);
+    const drained = await this.served?.drain(deadlineMs);
+    // What a command in flight reads from stays open; the process is about to end anyway.
+    if (drained !== false)
+      await Promise.race([this.device?.close(), sleep(deadlineMs, undefined, { ref: false })]);
   }
 }

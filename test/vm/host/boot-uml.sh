@@ -3,8 +3,8 @@
 # Two consoles: the command's output comes out on the first one, our stdout; the kernel's own messages go to the second
 # one, stderr, which is kept in $run_dir/console for the case that the machine fails.
 
-boot_uml() { # MACHINE MEMORY-MB SECONDS SHARE
-  local machine=$1 memory=$2 seconds=$3 share=$4
+boot_uml() { # MACHINE MEMORY-MB SECONDS SHARE SYSTEMD DISK
+  local machine=$1 memory=$2 seconds=$3 share=$4 systemd=$5 disk=$6
   # One CPU, and always the same one: each system call inside is a hand-over between two host processes, and crossing
   # CPUs for it makes everything three times slower. Neighbours take different ones.
   local cpus cpu
@@ -15,11 +15,14 @@ boot_uml() { # MACHINE MEMORY-MB SECONDS SHARE
     cd "$machine/lib" # see carry_c_library
     environment+=("LD_LIBRARY_PATH=$machine/lib")
   fi
+  local more=()
+  [ -z "$systemd" ] || more+=(vm_systemd=yes)
+  [ -z "$disk" ] || more+=(vm_disk=yes "ubda=$disk")
   contained "$seconds" taskset -c "$cpu" env "${environment[@]}" "$machine/linux" \
     "mem=${memory}M" root=/dev/root rootfstype=hostfs rootflags=/ ro quiet \
     "init=$here/guest/init" con=null con0=null,fd:1 con1=null,fd:2 console=tty1 \
     "vm_modules=$machine/modules" "vm_control=$run_dir" "vm_share=$share" "vm_checkout=$checkout" \
-    2>"$run_dir/console"
+    "${more[@]}" 2>"$run_dir/console"
 }
 
 # The CPUs that this process may run on, one per line.
