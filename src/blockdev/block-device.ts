@@ -34,12 +34,13 @@ export class BlockDevice {
   /** Bytes, a multiple of {@link SECTOR}; a partial last sector of the blob is not shown. */
   readonly size: number;
   readonly readOnly: boolean;
-  readonly planner: PlannerDescription;
   readonly policy: IoPolicy;
   /** True while the image behind it is not open: then writes too fail for a reason that may pass. */
   readonly waiting: boolean = false;
   /** What users read; written by whoever serves the device. */
   readonly reads: ReadRecord;
+  #planner: PlannerDescription;
+  readonly #followers = new Set<(planner: PlannerDescription) => Promise<void>>();
   readonly #blob: ReadableBlob;
   readonly #writable: WritableBlob | undefined;
 
@@ -50,9 +51,26 @@ export class BlockDevice {
     this.name = blob.name;
     this.size = blob.size - (blob.size % SECTOR);
     this.readOnly = this.#writable === undefined;
-    this.planner = options.planner;
+    this.#planner = options.planner;
     this.policy = options.policy ?? DEFAULT_POLICY;
     this.reads = ReadRecord.forSize(this.size);
+  }
+
+  /** What I/O workers read by. */
+  get planner(): PlannerDescription {
+    return this.#planner;
+  }
+
+  /** Has I/O workers read by another description; settles when no new read goes by the old one. */
+  async replan(planner: PlannerDescription): Promise<void> {
+    this.#planner = planner;
+    await Promise.all([...this.#followers].map((follow) => follow(planner)));
+  }
+
+  /** Has `changed` told of every {@link replan} until what is given back is called. */
+  onReplan(changed: (planner: PlannerDescription) => Promise<void>): () => void {
+    this.#followers.add(changed);
+    return () => this.#followers.delete(changed);
   }
 
   /**

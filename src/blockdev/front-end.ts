@@ -28,6 +28,8 @@ export interface Attachment {
   readonly id: string;
   readonly transport: Transport;
   readonly configPath: string;
+  /** What whoever made it through the kernel named it for the live-snapshot API (`;ID` in configfs). */
+  readonly deviceId?: string | undefined;
   /** Block device or file that a user opens; undefined while it is not known (TCMU: another program makes the LUN). */
   readonly devicePath: string | undefined;
   /** The device being served, for its state and counters. */

@@ -26,6 +26,12 @@ export type ToWorker =
       readonly meter: Float64Array;
       readonly reads: ReadRecordMemory;
     }
+  | {
+      readonly type: 'replan';
+      readonly request: number;
+      readonly device: number;
+      readonly planner: PlannerDescription;
+    }
   | { readonly type: 'remove'; readonly device: number }
   | { readonly type: 'answers'; readonly answers: readonly CommandAnswer[] }
   | { readonly type: 'quiesce'; readonly request: number };

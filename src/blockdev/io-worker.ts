@@ -21,7 +21,7 @@ import { ReadRecord } from './read-record.js';
 
 interface Served {
   readonly device: number;
-  readonly planner: ReadPlanner | undefined;
+  planner: ReadPlanner | undefined;
   readonly reads: ReadRecord;
   errno: number;
   removing: boolean;
@@ -59,6 +59,14 @@ function remove(device: number): void {
   loop.remove(index);
 }
 
+/** A planner that cannot be made leaves every read to main: the old one would read what is not true any more. */
+function replan(device: number, description: unknown): void {
+  const s = served.find((candidate) => candidate?.device === device);
+  if (s === undefined) return;
+  s.planner = undefined;
+  if (description !== undefined) s.planner = createPlanner?.(description);
+}
+
 function receive(message: ToWorker): void {
   switch (message.type) {
     case 'serve': {
@@ -73,6 +81,14 @@ function receive(message: ToWorker): void {
       }
       break;
     }
+    case 'replan':
+      try {
+        replan(message.device, message.planner);
+        say({ type: 'done', request: message.request });
+      } catch (error) {
+        say({ type: 'done', request: message.request, error });
+      }
+      break;
     case 'remove':
       remove(message.device);
       break;

@@ -255,6 +255,10 @@ export class IoWorkers {
         meter: queue.meter.words,
         reads: device.reads.memory,
       }));
+      const forget = device.onReplan((planner) =>
+        worker.request((request) => ({ type: 'replan', request, device: number, planner })),
+      );
+      void queue.gone.then(forget);
       return queue;
     } catch (error) {
       worker.queues.delete(number);

@@ -32,6 +32,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<AddCommand>>> = {
   resize: async () => (await import('./resize.js')).addResizeCommand,
   rpull: async () => (await import('./rpull.js')).addRpullCommand,
   service: async () => (await import('./tcmu-service.js')).addServiceCommand,
+  snapshot: async () => (await import('./snapshot.js')).addSnapshotCommand,
   snapshotter: async () => (await import('./snapshotter.js')).addSnapshotterCommand,
   umount: async () => (await import('./mount.js')).addUmountCommand,
   verify: async () => (await import('./verify.js')).addVerifyCommand,

@@ -21,6 +21,14 @@ import { BackgroundCompaction, type Compactable } from './background-compaction.
 import { FetchRecord } from './fetch-record.js';
 import { loadImageConfig, type ImageConfig } from './image-config.js';
 import type { RemoteRequest } from './layer-source.js';
+import {
+  finishSnapshot,
+  noSnapshot,
+  snapshotIsBusy,
+  takeSnapshot,
+  type SnapshotHooks,
+  type SnapshotResult,
+} from './live-snapshot.js';
 import { openImage, type OpenedImage, type OpenImageOptions } from './open-image.js';
 import type { ServiceConfig } from './service-config.js';
 
@@ -29,6 +37,8 @@ export interface OpenOptions {
   /** See `OpenImageOptions.mode`. */
   readonly mode?: 'read' | 'write';
   readonly name?: string;
+  /** Where the configuration stands: without it there are no live snapshots. {@link ImageOpener.open} knows. */
+  readonly configPath?: string;
   /**
    * The image will be open for long: let its layers be downloaded in the background, if the configuration says so.
    * Closing the image ends that. Default false.
@@ -61,11 +71,18 @@ export interface ImageStats {
 
 /** An image, and what it costs. */
 export interface HostedImage extends OpenedImage {
+  /** As it is now: a snapshot changes it. */
   readonly config: ImageConfig;
   /** What came from registries for it. */
   readonly fetches: FetchRecord;
   /** Cheap. */
   stats(): ImageStats;
+  /**
+   * Takes a live snapshot (live-snapshot.ts): the configuration at `newConfigPath` takes the place of the image's own.
+   * @throws DeviceError OBD_DEVICE_UNSUPPORTED if the image is read-only or not from a file, OBD_DEVICE_BUSY if one is being
+   * taken; ConfigError, IoError, FormatError. The image is as it was then.
+   */
+  snapshot(newConfigPath: string, hooks: SnapshotHooks): Promise<SnapshotResult>;
 }
 
 /** One per process. */
@@ -93,8 +110,12 @@ export class ImageOpener {
     for (const cache of [this.#cache, this.#gzipCache]) (await cache)?.setQuiesce(quiesce);
   }
 
-  /** Opens an image's configuration file. @throws IoError, ConfigError */
-  load(configPath: string): Promise<ImageConfig> {
+  /**
+   * Reads an image's configuration file. Unless it is for reading only, a live snapshot that was cut off is ended first.
+   * @throws IoError, ConfigError
+   */
+  async load(configPath: string, mode: 'read' | 'write' = 'write'): Promise<ImageConfig> {
+    if (mode === 'write') await finishSnapshot(configPath, this.#log);
     return loadImageConfig(configPath, this.#log);
   }
 
@@ -105,16 +126,18 @@ export class ImageOpener {
 
   /** Opens the image of a configuration file. @throws IoError, ConfigError, ImageError */
   async open(configPath: string, options: OpenOptions = {}): Promise<HostedImage> {
-    return this.openConfig(await this.load(configPath), {
+    return this.openConfig(await this.load(configPath, options.mode), {
       name: configPath,
+      configPath,
       ...options,
     });
   }
 
   /** Opens an image. @throws ImageError */
-  async openConfig(config: ImageConfig, options: OpenOptions = {}): Promise<HostedImage> {
+  async openConfig(opened: ImageConfig, options: OpenOptions = {}): Promise<HostedImage> {
+    let config = opened;
     const fetches = new FetchRecord();
-    const { signal, download: mayDownload, compact: mayCompact, foretold, ...rest } = options;
+    const { signal, download: mayDownload, compact: mayCompact, foretold, configPath, ...rest } = options;
     this.#allowNamedHttp(config.repoBlobUrl);
     const opening = openImage(config, {
       ...rest,
@@ -134,12 +157,36 @@ export class ImageOpener {
       ...(target !== undefined && 'presentBytes' in target ? [target] : []),
     ]);
     const download = mayDownload === true ? await this.#download(config, image) : undefined;
-    const compaction = mayCompact === true ? this.#compaction(image) : undefined;
+    const compact = (): BackgroundCompaction | undefined =>
+      mayCompact === true ? this.#compaction(image) : undefined;
+    let compaction = compact();
+    let snapshotting: Promise<SnapshotResult> | undefined;
+    const snapshot = async (newConfigPath: string, hooks: SnapshotHooks): Promise<SnapshotResult> => {
+      if (image.readOnly || configPath === undefined || !(image.blob instanceof WritableLayerStack))
+        return noSnapshot(image.blob.name);
+      await compaction?.close();
+      try {
+        const target = { stack: image.blob, config, configPath };
+        const taken = await takeSnapshot(target, newConfigPath, hooks, this.#log);
+        config = taken.config;
+        return taken.result;
+      } finally {
+        compaction = compact();
+      }
+    };
     return {
       ...image,
-      config,
       fetches,
+      get config() {
+        return config;
+      },
+      snapshot: (newConfigPath, hooks) => {
+        if (snapshotting !== undefined) return Promise.reject(snapshotIsBusy(image.blob.name));
+        snapshotting = snapshot(newConfigPath, hooks).finally(() => (snapshotting = undefined));
+        return snapshotting;
+      },
       close: async () => {
+        await snapshotting?.catch(() => undefined);
         await compaction?.close();
         await image.close();
       },
@@ -205,10 +252,11 @@ export class ImageOpener {
     return layers.length === 0 ? undefined : new Download(layers, keys, this.#log);
   }
 
-  #compaction({ blob, upper, readOnly }: OpenedImage): BackgroundCompaction | undefined {
+  #compaction({ blob, readOnly }: OpenedImage): BackgroundCompaction | undefined {
     const keys = this.#config.compactionConfig;
-    if (!keys.enable || readOnly || !(upper instanceof AppendLayer) || !(blob instanceof WritableLayerStack))
-      return undefined;
+    if (!keys.enable || readOnly || !(blob instanceof WritableLayerStack)) return undefined;
+    const { upper } = blob;
+    if (!(upper instanceof AppendLayer)) return undefined;
     const layer: Compactable = {
       get usage() {
         return upper.usage;

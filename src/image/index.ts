@@ -6,6 +6,12 @@ export { ImageError } from './image-error.js';
 export * from './image-opener.js';
 export { loadJson } from './json-schema.js';
 export * from './layer-source.js';
+export {
+  finishSnapshot,
+  type SnapshotHooks,
+  type SnapshotResult,
+  type SnapshotStep,
+} from './live-snapshot.js';
 export * from './open-image.js';
 export type { ImageDescription } from './planner.js';
 export * from './result-file.js';

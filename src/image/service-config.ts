@@ -97,7 +97,14 @@ const schema = z.object({
   prefetchConfig: z.object({ concurrency: u32().min(1).max(1024).default(16) }).prefault({}),
   certConfig: z.object({ certFile: text(''), keyFile: text('') }).prefault({}),
   userAgent: text(''),
-  serviceConfig: z.object({ enable: flag(false), address: text('http://127.0.0.1:9862') }).prefault({}),
+  serviceConfig: z
+    .object({
+      enable: flag(false),
+      address: text('http://127.0.0.1:9862'),
+      /** Ours: the API asks nobody who they are, so an address that others can reach must be asked for. */
+      allowRemote: flag(false),
+    })
+    .prefault({}),
   // Ours.
   /** What overlaybd does with every host (verify nothing) must be asked for, host by host. */
   registryConfig: z
@@ -154,7 +161,6 @@ const UNSUPPORTED: readonly [key: string, differs: (config: ServiceConfig) => bo
   ['cacheConfig.cacheType', (c) => c.cacheConfig.cacheType === 'ocf', 'the "file" cache is used'],
   ['enableAudit', (c) => c.enableAudit, 'there is no audit log; logLevel 0 logs every fetch'],
   ['exporterConfig.enable', (c) => c.exporterConfig.enable, 'metrics are not exported'],
-  ['serviceConfig.enable', (c) => c.serviceConfig.enable, 'live snapshots are not served'],
 ];
 
 /** Reads overlaybd.json. @throws IoError, ConfigError */

@@ -31,10 +31,10 @@ import {
   writeVirtualSize,
   type NewLayerOptions,
 } from './rw-header.js';
-import { sealDataFile } from './seal-layer.js';
+import { cutSeal, sealDataFile } from './seal-layer.js';
 import { MAX_SEGMENT_SECTORS, type Segments } from './segment.js';
 import { SegmentMap } from './segment-map.js';
-import type { LayerUsage, WritableLayer } from './writable-layer.js';
+import type { LayerUsage, SealableLayer } from './writable-layer.js';
 
 /** The two files of an append layer. */
 export interface LayerPaths {
@@ -58,7 +58,7 @@ export interface OpenLayerOptions {
 const MAX_WRITE = 4 << 20;
 
 /** A log-structured writable layer on two files. */
-export class AppendLayer implements WritableLayer {
+export class AppendLayer implements SealableLayer {
   readonly name: string;
   readonly readOnly: boolean;
   readonly map: SegmentMap;
@@ -79,6 +79,8 @@ export class AppendLayer implements WritableLayer {
   #cutting: Promise<void> | undefined;
   #info: LayerInfo;
   #sealed = false;
+  /** Of the data file, before it was sealed. */
+  #unsealedSize = 0;
   #changes = 0;
   /** Where the next write's data goes. */
   #tail: number;
@@ -317,8 +319,22 @@ export class AppendLayer implements WritableLayer {
    * be written any more.
    */
   async seal(): Promise<void> {
+    if (this.#compacting !== undefined) throw new TypeError(`"${this.name}" is being compacted`);
     this.#sealed = true;
-    await sealDataFile(this.#data, this.segments(), this.#info, false);
+    this.#unsealedSize = this.#data.size;
+    try {
+      await sealDataFile(this.#data, this.segments(), this.#info, false);
+    } catch (error) {
+      await this.unseal();
+      throw error;
+    }
+  }
+
+  /** Takes {@link seal} back, durably: the layer is writable again. */
+  async unseal(): Promise<void> {
+    if (!this.#sealed) return;
+    await cutSeal(this.#data, this.#unsealedSize);
+    this.#sealed = false;
   }
 
   async close(): Promise<void> {

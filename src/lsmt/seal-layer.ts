@@ -56,6 +56,35 @@ export async function sealDataFile(
 }
 
 /**
+ * Takes back what {@link sealDataFile} appended to an open file of `size` bytes, all of it or as far as it came, durably.
+ * If that fails, flushes of the file fail from then on: what is on disk may be sealed.
+ */
+export async function cutSeal(file: RwFile, size: number): Promise<void> {
+  try {
+    await file.truncate(size);
+    await file.sync();
+  } catch (error) {
+    file.distrust(error);
+    throw error;
+  }
+}
+
+/** Whether a data file was sealed where it lies; undefined while something has it open for writing. @throws FormatError, IoError */
+export async function sealedInPlace(path: string): Promise<boolean | undefined> {
+  const file = await RwFile.open(path, 'read');
+  try {
+    try {
+      file.lock('read');
+    } catch {
+      return undefined;
+    }
+    return (await sealOf(file, await readRwHeader(file, 'data'))) !== undefined;
+  } finally {
+    await file.close();
+  }
+}
+
+/**
  * Takes back what {@link sealDataFile} appended, durably: the layer is writable again, with its index file if it has one.
  * @returns false if the data file was not sealed; then nothing is changed.
  * @throws FormatError, IoError; IoError too if something uses the layer.

@@ -26,10 +26,10 @@ import {
   writeVirtualSize,
   type NewLayerOptions,
 } from './rw-header.js';
-import { sealDataFile } from './seal-layer.js';
+import { cutSeal, sealDataFile } from './seal-layer.js';
 import type { Segments } from './segment.js';
 import { SegmentMap } from './segment-map.js';
-import type { WritableLayer } from './writable-layer.js';
+import type { SealableLayer } from './writable-layer.js';
 
 /** Zeroes written at once. */
 const ZEROES = new Uint8Array(1 << 18);
@@ -37,7 +37,7 @@ const ZEROES = new Uint8Array(1 << 18);
 const EXTENTS_PER_TURN = 4096;
 
 /** A writable layer on one sparse file. */
-export class SparseLayer implements WritableLayer {
+export class SparseLayer implements SealableLayer {
   readonly name: string;
   readonly readOnly: boolean;
   readonly map: SegmentMap;
@@ -49,6 +49,7 @@ export class SparseLayer implements WritableLayer {
   readonly #file: RwFile;
   #info: LayerInfo;
   #sealed = false;
+  #unsealedSize = 0;
 
   private constructor(
     file: RwFile,
@@ -170,7 +171,20 @@ export class SparseLayer implements WritableLayer {
   /** Turns the file into a sealed layer where it lies, durably. Nothing may be written any more. */
   async seal(): Promise<void> {
     this.#sealed = true;
-    await sealDataFile(this.#file, this.segments(), this.#info, true);
+    this.#unsealedSize = this.#file.size;
+    try {
+      await sealDataFile(this.#file, this.segments(), this.#info, true);
+    } catch (error) {
+      await this.unseal();
+      throw error;
+    }
+  }
+
+  /** Takes {@link seal} back, durably: the layer is writable again. */
+  async unseal(): Promise<void> {
+    if (!this.#sealed) return;
+    await cutSeal(this.#file, this.#unsealedSize);
+    this.#sealed = false;
   }
 
   close(): Promise<void> {

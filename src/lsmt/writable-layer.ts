@@ -50,3 +50,19 @@ export interface WritableLayer extends CommitSource {
   /** Does not flush. Idempotent; waits for calls in flight. */
   close(): Promise<void>;
 }
+
+/** A writable layer whose file can become a lower. */
+export interface SealableLayer extends WritableLayer {
+  /**
+   * Turns its data file into a sealed layer where it lies, durably. Nothing may be written any more. If it fails the layer
+   * is as it was.
+   */
+  seal(): Promise<void>;
+  /** Takes {@link seal} back, durably. */
+  unseal(): Promise<void>;
+}
+
+/** Whether a layer is one. */
+export function isSealable(layer: WritableLayer): layer is SealableLayer {
+  return 'seal' in layer && 'unseal' in layer;
+}

@@ -29,7 +29,8 @@ import { PageTable } from './page-table.js';
 import { RangeLock } from './range-lock.js';
 import { HOLE, SegmentIndex, SegmentList } from './segment-index.js';
 import { readSegments } from './segment-reader.js';
-import type { WritableLayer } from './writable-layer.js';
+import { isSealable, type SealableLayer, type WritableLayer } from './writable-layer.js';
+import type { RestackResult, RestackSteps } from './restack.js';
 
 /** Most bytes widened or discarded in one step: bounds the memory of one call. */
 const STEP = 1 << 20;
@@ -40,18 +41,17 @@ const WALK = 32 << 20;
 export class WritableLayerStack implements WritableBlob, ExtentMapped {
   readonly name: string;
   readonly size: number;
-  /** Bottom to top, without the upper. */
-  readonly layers: readonly Layer[];
-  readonly upper: WritableLayer;
-  /** The lowers' merged index. */
-  readonly lowerIndex: SegmentIndex;
-  /** Files of the lowers by tag, topmost first, and last the upper's, as the reference numbers them. */
-  readonly files: readonly DataFile[];
+  #layers: readonly Layer[];
+  #upper: WritableLayer;
+  #lowerIndex: SegmentIndex;
+  #files: readonly DataFile[];
   readonly #list = new SegmentList();
   readonly #upperList = new SegmentList();
   readonly #lowerList = new SegmentList();
   readonly #lock = new RangeLock();
   readonly #reads = new Epoch();
+  /** While it is there, changes wait. */
+  #held: Promise<void> | undefined;
   #inFlight = 0;
   #table: PageTable | undefined;
   #idle: (() => void) | undefined;
@@ -59,12 +59,31 @@ export class WritableLayerStack implements WritableBlob, ExtentMapped {
 
   private constructor(layers: readonly Layer[], upper: WritableLayer, size: number, name: string) {
     const merged = mergedIndex(layers);
-    this.layers = layers;
-    this.upper = upper;
+    this.#layers = layers;
+    this.#upper = upper;
     this.size = size;
     this.name = name;
-    this.lowerIndex = merged.index;
-    this.files = [...merged.files, upper.file];
+    this.#lowerIndex = merged.index;
+    this.#files = [...merged.files, upper.file];
+  }
+
+  /** Bottom to top, without the upper. */
+  get layers(): readonly Layer[] {
+    return this.#layers;
+  }
+
+  get upper(): WritableLayer {
+    return this.#upper;
+  }
+
+  /** The lowers' merged index. */
+  get lowerIndex(): SegmentIndex {
+    return this.#lowerIndex;
+  }
+
+  /** Files of the lowers by tag, topmost first, and last the upper's, as the reference numbers them. */
+  get files(): readonly DataFile[] {
+    return this.#files;
   }
 
   /**
@@ -88,7 +107,7 @@ export class WritableLayerStack implements WritableBlob, ExtentMapped {
       );
     const stack = new WritableLayerStack(layers, upper, size, name);
     if (stated === 0) await upper.adoptVirtualSize(size);
-    await stack.#bringFirstUnit();
+    await stack.#bringFirstUnit(upper);
     return stack;
   }
 
@@ -96,12 +115,12 @@ export class WritableLayerStack implements WritableBlob, ExtentMapped {
    * Where units are larger than the header of the upper's file, the first one is never a hole. What is below must be
    * in it from the start.
    */
-  async #bringFirstUnit(): Promise<void> {
-    const end = Math.min(this.upper.unit + this.upper.unitOrigin, this.size);
-    if (this.upper.readOnly || this.upper.unitOrigin >= 0 || this.#holds(0, end)) return;
+  async #bringFirstUnit(upper: WritableLayer): Promise<void> {
+    const end = Math.min(upper.unit + upper.unitOrigin, this.size);
+    if (upper.readOnly || upper.unitOrigin >= 0 || this.#holds(0, end, upper)) return;
     const bytes = new Uint8Array(end);
     await this.#read(0, bytes);
-    await this.upper.store(0, bytes);
+    await upper.store(0, bytes);
   }
 
   /** Fills `out` with the pieces of a range; tags count in {@link files}. Synchronous. */
@@ -141,6 +160,7 @@ export class WritableLayerStack implements WritableBlob, ExtentMapped {
   async write(offset: number, from: Uint8Array): Promise<void> {
     this.#checkSectors(offset, from.byteLength);
     if (from.byteLength === 0) return;
+    while (this.#held !== undefined) await this.#held;
     const [start, end] = this.#widen(offset, offset + from.byteLength);
     await this.#use(() =>
       this.#lock.with(start, end, async () => {
@@ -162,6 +182,7 @@ export class WritableLayerStack implements WritableBlob, ExtentMapped {
   async discard(offset: number, length: number): Promise<void> {
     this.#checkSectors(offset, length);
     if (length === 0) return;
+    while (this.#held !== undefined) await this.#held;
     const [start, end] = this.#widen(offset, offset + length);
     await this.#use(() => this.#lock.with(start, end, () => this.#zero(offset, length, start, end)));
   }
@@ -222,6 +243,7 @@ export class WritableLayerStack implements WritableBlob, ExtentMapped {
   }
 
   async flush(): Promise<void> {
+    while (this.#held !== undefined) await this.#held;
     await this.#use(() => this.upper.flush());
   }
 
@@ -238,6 +260,59 @@ export class WritableLayerStack implements WritableBlob, ExtentMapped {
     return upper.compact(options, async () => {
       await Promise.all([this.#reads.passed(), readsElsewherePassed()]);
     });
+  }
+
+  /**
+   * Seals the upper where it lies, as the topmost lower, and puts another over it. Reads go on; writes, discards and flushes
+   * wait, from the moment in which all that is written is on disk but for what came meanwhile. If this fails before `commit`
+   * has settled, the disk is as it was and `next` still the caller's. The old upper is closed. Nothing may be compacting it.
+   */
+  async restack(steps: RestackSteps): Promise<RestackResult> {
+    const old = this.#upper;
+    if (this.#held !== undefined || !isSealable(old))
+      throw new TypeError(`"${this.name}" is being restacked, or its upper cannot be sealed`);
+    return this.#use(async () => {
+      await old.flush();
+      let release = (): void => undefined;
+      this.#held = new Promise((resolve) => (release = resolve));
+      const began = performance.now();
+      try {
+        await this.#lock.drain();
+        await this.#restack(steps, old);
+      } finally {
+        this.#held = undefined;
+        release();
+      }
+      const pauseMs = performance.now() - began;
+      await Promise.all([this.#reads.passed(), steps.readsElsewherePassed()]);
+      await old.close();
+      return { pauseMs };
+    });
+  }
+
+  async #restack({ next, reached, reopen, commit, adopt }: RestackSteps, old: SealableLayer): Promise<void> {
+    const layers = [...this.#layers];
+    let merged: ReturnType<typeof mergedIndex>;
+    let sealed: Layer | undefined;
+    await old.seal();
+    try {
+      await reached('sealed');
+      sealed = await reopen();
+      layers.push(sealed);
+      merged = mergedIndex(layers);
+      await this.#bringFirstUnit(next);
+      await commit();
+    } catch (error) {
+      await sealed?.close();
+      await old.unseal();
+      throw error;
+    }
+    this.#layers = layers;
+    this.#upper = next;
+    this.#lowerIndex = merged.index;
+    this.#files = [...merged.files, next.file];
+    this.#table = undefined;
+    await adopt();
   }
 
   /**
@@ -282,10 +357,10 @@ export class WritableLayerStack implements WritableBlob, ExtentMapped {
     return [this.#holds(wideStart, start) ? start : wideStart, this.#holds(end, wideEnd) ? end : wideEnd];
   }
 
-  #holds(start: number, end: number): boolean {
+  #holds(start: number, end: number, upper = this.#upper): boolean {
     if (start >= end) return true;
     const list = this.#upperList;
-    this.upper.map.lookup(Math.floor(start / SECTOR), Math.ceil((end - start) / SECTOR), list);
+    upper.map.lookup(Math.floor(start / SECTOR), Math.ceil((end - start) / SECTOR), list);
     for (let i = 0; i < list.length; i++) if (list.tag[i] === HOLE) return false;
     return true;
   }

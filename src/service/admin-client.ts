@@ -10,6 +10,7 @@ import {
   type AttachBody,
   type DeviceInfo,
   type ServiceInfo,
+  type SnapshotInfo,
 } from './api.js';
 
 /** A list of a thousand devices is far below. */
@@ -56,6 +57,12 @@ export class AdminClient {
   /** Fails the I/O of a device that waits, until the device is ready again. @param key id or device path. */
   async abort(key: string): Promise<AbortAnswer> {
     return answerSchemas.abort.parse(await this.#call('POST', `devices/${encodeURIComponent(key)}/abort`));
+  }
+
+  /** Takes a live snapshot. @param key id or device path. @param configPath absolute; takes the place of the device's own. */
+  async snapshot(key: string, configPath: string): Promise<SnapshotInfo> {
+    const path = `devices/${encodeURIComponent(key)}/snapshot`;
+    return answerSchemas.snapshot.parse(await this.#call('POST', path, { configPath }));
   }
 
   async get(key: string): Promise<DeviceInfo> {

@@ -6,11 +6,13 @@
  *   DELETE /v1/devices/KEY    detach                      GET    /v1/metrics        numbers for Prometheus
  *   POST   /v1/devices/KEY/abort   fail the I/O that waits
  *   GET    /v1/devices/KEY/activity   what was read and fetched
+ *   POST   /v1/devices/KEY/snapshot   live snapshot
  *
  * Errors are `{"error": {code, message, hint?, causes?}}`. A client that goes away does not cancel what it asked for:
  * a half-made device would be worse than one that nobody waits for.
  */
 import { chmod } from 'node:fs/promises';
+import type { ZodType } from 'zod';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { ConfigError, DeviceError, OverlaybdError, ioError } from '../blob/index.js';
 import type { Logger } from '../log/index.js';
@@ -20,11 +22,13 @@ import {
   MAX_BODY,
   attachBodySchema,
   httpStatus,
+  snapshotBodySchema,
   toApiError,
   type AbortAnswer,
   type AttachBody,
   type DeviceInfo,
   type ServiceInfo,
+  type SnapshotInfo,
 } from './api.js';
 
 /** What the server serves. */
@@ -36,6 +40,7 @@ export interface AdminHandlers {
   get(key: string): DeviceInfo | Promise<DeviceInfo>;
   list(): DeviceInfo[] | Promise<DeviceInfo[]>;
   activity(key: string): DeviceActivity | Promise<DeviceActivity>;
+  snapshot(key: string, configPath: string): Promise<SnapshotInfo>;
   metrics(): string;
 }
 
@@ -129,7 +134,10 @@ export class AdminServer {
       case 'GET devices':
         return { status: 200, body: { devices: await handlers.list() } };
       case 'POST devices':
-        return { status: 201, body: await handlers.attach(parseBody(await readAll(request))) };
+        return {
+          status: 201,
+          body: await handlers.attach(parseBody(attachBodySchema, await readAll(request))),
+        };
       case 'GET devices/KEY':
         return { status: 200, body: await handlers.get(name) };
       case 'GET devices/KEY/activity':
@@ -138,6 +146,10 @@ export class AdminServer {
         return { status: 200, body: await handlers.detach(name) };
       case 'POST devices/KEY/abort':
         return { status: 200, body: await handlers.abort(name) };
+      case 'POST devices/KEY/snapshot': {
+        const { configPath } = parseBody(snapshotBodySchema, await readAll(request));
+        return { status: 200, body: await handlers.snapshot(name, configPath) };
+      }
       case 'GET metrics':
         return { status: 200, body: handlers.metrics() };
       default:
@@ -180,14 +192,14 @@ async function readAll(request: IncomingMessage): Promise<string> {
   return Buffer.concat(chunks).toString('utf8');
 }
 
-function parseBody(text: string): AttachBody {
+function parseBody<T>(schema: ZodType<T>, text: string): T {
   let json: unknown;
   try {
     json = JSON.parse(text);
   } catch (error) {
     throw new ConfigError('OBD_CONFIG_SYNTAX', 'The request is not JSON', { cause: error });
   }
-  const result = attachBodySchema.safeParse(json);
+  const result = schema.safeParse(json);
   if (result.success) return result.data;
   const issue = result.error.issues[0];
   const where = issue?.path.join('.') ?? '';

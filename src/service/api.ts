@@ -77,6 +77,23 @@ export const deviceSchema = z.object({
 /** One line of `obd list`. */
 export type DeviceInfo = z.infer<typeof deviceSchema>;
 
+const snapshotSchema = z.object({
+  /** The device. */
+  id: z.string(),
+  configPath: z.string(),
+  /** The layer that was the device's upper. */
+  sealed: z.string(),
+  /** Data file of its upper now. */
+  upper: z.string(),
+  /** For how long writes waited. */
+  pauseMs: z.number(),
+});
+/** A live snapshot that was taken. */
+export type SnapshotInfo = z.infer<typeof snapshotSchema>;
+
+/** Body of a snapshot: the absolute path of the configuration that takes the place of the device's. */
+export const snapshotBodySchema = z.strictObject({ configPath: z.string().startsWith('/').max(4096) });
+
 const deviceListSchema = z.object({ devices: z.array(deviceSchema) });
 
 const abortSchema = z.object({ aborted: z.number(), device: deviceSchema });
@@ -120,6 +137,7 @@ export const answerSchemas = {
   device: deviceSchema,
   devices: deviceListSchema,
   abort: abortSchema,
+  snapshot: snapshotSchema,
   error: z.object({ error: errorSchema }),
 } as const;
 

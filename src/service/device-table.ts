@@ -12,8 +12,16 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { DeviceError } from '../blob/index.js';
 import { DEVICE_ID, type Attachment, type FrontEnd, type Transport } from '../blockdev/index.js';
 import type { Logger } from '../log/index.js';
-import { toApiError, type AbortAnswer, type DeviceInfo, type TransportChoice } from './api.js';
 import { activityOf, type DeviceActivity } from './activity.js';
+import {
+  toApiError,
+  type AbortAnswer,
+  type DeviceInfo,
+  type SnapshotInfo,
+  type TransportChoice,
+} from './api.js';
+import { configName, imageName } from './device-names.js';
+import { takeDeviceSnapshot } from './device-snapshot.js';
 import type { ImageStats, Opening, Openings } from './openings.js';
 
 /** What the table is made of. */
@@ -165,6 +173,35 @@ export class DeviceTable {
     const aborted = attachment.guard.abort();
     this.#options.log.warn({ dev: attachment.id, aborted }, 'I/O aborted by an operator');
     return { aborted, device: this.#ofAttachment(attachment) };
+  }
+
+  /**
+   * Takes a live snapshot of a device.
+   * @param key its id or device path.
+   * @param newConfigPath takes the place of the device's configuration.
+   * @throws DeviceError OBD_DEVICE_NOT_FOUND, OBD_DEVICE_UNSUPPORTED, OBD_DEVICE_BUSY; what `HostedImage.snapshot` throws.
+   */
+  async snapshot(key: string, newConfigPath: string): Promise<SnapshotInfo> {
+    const attachment = this.#find(key);
+    if (attachment !== undefined) return takeDeviceSnapshot(attachment, newConfigPath, this.#options);
+    const { state } = this.get(key);
+    throw new DeviceError('OBD_DEVICE_BUSY', `Cannot take a snapshot of "${key}": it is ${state}`, {
+      hint: 'A snapshot is taken of a device that is ready (obd list)',
+    });
+  }
+
+  /**
+   * The same for the name that a device has for the live-snapshot API: what follows `;` in configfs, or the id of a device
+   * that was attached through this service.
+   */
+  async snapshotById(deviceId: string, newConfigPath: string): Promise<SnapshotInfo> {
+    const all = this.#attachments();
+    const found =
+      all.find((a) => a.deviceId === deviceId) ??
+      all.find((a) => a.id === deviceId && (a.transport !== 'tcmu' || this.#requests.has(a.id)));
+    if (found === undefined)
+      throw new DeviceError('OBD_DEVICE_NOT_FOUND', `There is no device with dev_id "${deviceId}"`);
+    return takeDeviceSnapshot(found, newConfigPath, this.#options);
   }
 
   /** One device by id or device path. @throws DeviceError OBD_DEVICE_NOT_FOUND */
@@ -330,18 +367,6 @@ export class DeviceTable {
           : { reason: { code: 'OBD_IO_FAILED', message: health.lastError } }),
     };
   }
-}
-
-/** `/a/b/image.json` is "image"; the usual name says nothing, so `/a/b/config.v1.json` is "b". */
-function configName(path: string): string {
-  const name = basename(path).replace(/\.json$/, '');
-  return name === 'config.v1' || name === 'config' ? basename(dirname(path)) : name;
-}
-
-/** `docker://host/library/debian:12` is "debian", `oci:/srv/images/app:1` is "app". */
-function imageName(image: string): string {
-  const path = image.replace(/@.*$/, '').replace(/:[^:/]*$/, '');
-  return basename(path.replace(/^[a-z-]+:(\/\/)?/, '')) || 'device';
 }
 
 function ofPending(id: string, pending: Pending): DeviceInfo {

@@ -33,17 +33,20 @@ export interface ImageLoaderOptions {
   readonly ioPolicy: IoPolicyConfig;
   /** Fetches at once while a trace is replayed. */
   readonly concurrency: number;
+  /** See `SnapshotHooks`. */
+  readonly quiesce: () => Promise<void>;
 }
 
 /** Opens images with the process's registry client and caches, as front ends want them. */
 export function imageLoader(opener: ImageOpener, options: ImageLoaderOptions): ImageLoader {
-  const { log, ioPolicy, concurrency } = options;
+  const { log, ioPolicy, concurrency, quiesce } = options;
   return async (configPath, signal) => {
     const config = await opener.load(configPath);
     const prefetch = await Prefetch.begin(config, { log: log.child({ image: configPath }), concurrency });
     try {
       const image = await opener.openConfig(config, {
         name: configPath,
+        configPath,
         signal,
         download: true,
         compact: true,
@@ -52,7 +55,13 @@ export function imageLoader(opener: ImageOpener, options: ImageLoaderOptions): I
       });
       prefetch.start(image);
       const device = new ImageDevice(image, ioPolicyOf(config.ioPolicy ?? ioPolicy), prefetch);
-      return { device, fetches: image.fetches, stats: () => image.stats() };
+      return {
+        device,
+        fetches: image.fetches,
+        stats: () => image.stats(),
+        snapshot: (newConfigPath) =>
+          image.snapshot(newConfigPath, { replan: (planner) => device.replan(planner), quiesce }),
+      };
     } catch (error) {
       await prefetch.abandon();
       throw error;

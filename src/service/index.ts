@@ -11,6 +11,7 @@ export {
   type DeviceInfo,
   type DeviceState,
   type ServiceInfo,
+  type SnapshotInfo,
   type TransportChoice,
 } from './api.js';
 export { DeviceTable, type DeviceTableOptions, type TableRequest } from './device-table.js';
@@ -18,3 +19,4 @@ export { Openings, type ImageLoader, type ImageStats } from './openings.js';
 export * from './mounts.js';
 export * from './run-lock.js';
 export * from './service.js';
+export { SnapshotServer, type SnapshotAddress } from './snapshot-server.js';

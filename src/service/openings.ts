@@ -4,7 +4,7 @@
  * first moment, and where the result file is written.
  */
 import type { BlockDevice } from '../blockdev/index.js';
-import { writeResultFile, type FetchRecord } from '../image/index.js';
+import { writeResultFile, type FetchRecord, type SnapshotResult } from '../image/index.js';
 import type { Logger } from '../log/index.js';
 import { resultPathOf } from './result-path.js';
 
@@ -26,6 +26,8 @@ export interface OpenedImage {
   /** What came from registries for it. */
   readonly fetches?: FetchRecord | undefined;
   stats(): ImageStats;
+  /** See `HostedImage.snapshot`. Absent where there is no such thing. */
+  readonly snapshot?: (newConfigPath: string) => Promise<SnapshotResult>;
 }
 
 /** Opens the image of a configuration file. Calls overlap. Aborting rejects it and leaves nothing open. */

@@ -28,6 +28,7 @@ import { imageLoader } from './image-loader.js';
 import { deviceMetrics } from './metrics.js';
 import { removeDeadMounts } from './mounts.js';
 import { Openings } from './openings.js';
+import { SnapshotServer } from './snapshot-server.js';
 import { takeRunLock, type RunLock } from './run-lock.js';
 
 /** Writes the configuration of an image named by reference into `dir`; returns its path. */
@@ -73,6 +74,7 @@ export class Service {
   readonly #table: DeviceTable;
   readonly #since = new Date();
   #server: AdminServer | undefined;
+  #snapshots: SnapshotServer | undefined;
   #closed: Promise<void> | undefined;
   #sayIdle: () => void = () => undefined;
   #idleTimer: NodeJS.Timeout | undefined;
@@ -85,7 +87,12 @@ export class Service {
     this.unsupported = transports.unsupported;
     this.#opener = new ImageOpener(config, log);
     this.#workers = new IoWorkers({ logger: log, plannerModule });
-    const loader = { log, ioPolicy: config.ioPolicy, concurrency: config.prefetchConfig.concurrency };
+    const loader = {
+      log,
+      ioPolicy: config.ioPolicy,
+      concurrency: config.prefetchConfig.concurrency,
+      quiesce: () => this.#workers.quiesce(),
+    };
     this.#openings = new Openings(imageLoader(this.#opener, loader), log);
     this.#frontEnds = transports.usable.map((transport) => this.#makeFrontEnd(transport));
     this.#table = new DeviceTable({
@@ -145,10 +152,20 @@ export class Service {
           await this.#table.locate();
           return this.#table.activity(key);
         },
+        snapshot: async (key, path) => {
+          await this.#table.locate();
+          return this.#table.snapshot(key, path);
+        },
         metrics: () => deviceMetrics(this.#table.list()),
       },
       log,
     );
+    if (config.serviceConfig.enable)
+      this.#snapshots = await SnapshotServer.listen(
+        config.serviceConfig,
+        (deviceId, path) => this.#table.snapshotById(deviceId, path),
+        log,
+      );
     log.info({ ...this.info(), unsupported: Object.fromEntries(this.unsupported) }, 'service is ready');
     this.#checkIdle(EPHEMERAL_START_MS);
   }
@@ -219,6 +236,7 @@ export class Service {
         }
       };
       this.#openings.close();
+      await step('the live-snapshot API', () => this.#snapshots?.close());
       await step('the admin API', () => this.#server?.close());
       const end = (frontEnd: FrontEnd): Promise<void> =>
         step(`front end ${frontEnd.transport}`, () => frontEnd.close());

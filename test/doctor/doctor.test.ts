@@ -205,6 +205,7 @@ test('errors of a device and an opening without end are warnings, and text from 
       activity: () => {
         throw new TypeError('not asked');
       },
+      snapshot: async () => Promise.reject(new TypeError('Not asked for')),
       metrics: () => '',
     },
     silentLogger,

@@ -64,6 +64,7 @@ async function serve(t: TestContext, some: Partial<AdminHandlers> = {}) {
       get: () => device,
       list: () => [device],
       activity: () => activityOf(device, undefined, undefined),
+      snapshot: async () => Promise.reject(new TypeError('Not asked for')),
       metrics: () => 'a 1\n',
       ...some,
     },

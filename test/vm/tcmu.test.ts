@@ -20,6 +20,8 @@ const scenarios: Readonly<Record<string, string>> = {
     'readers that wait for the registry outlive SIGKILL of the service, five times, and every file is right',
   'restart-under-writes':
     'writes outlive SIGKILL of the service: all that was acknowledged is there, and the file system is clean',
+  'live-snapshots':
+    'live snapshots are taken by dev_id under a verified load, and SIGKILL in the middle of one loses nothing',
   adopt: 'a new service adopts the devices of the one before, those that fail at first included',
   'many-devices': 'twenty devices are created, read and removed at once',
   'obd-attach':

@@ -38,6 +38,7 @@ export class TcmuAttachment implements Attachment {
   readonly transport = 'tcmu';
   readonly id: string;
   readonly configPath: string;
+  readonly deviceId: string | undefined;
   readonly device: BlockDevice;
   readonly served: ServedQueue | undefined;
   readonly #source: TcmuDevice;
@@ -47,6 +48,7 @@ export class TcmuAttachment implements Attachment {
   constructor(device: TcmuDevice, image: BlockDevice, detach: () => Promise<void>) {
     this.id = device.id;
     this.configPath = device.configPath;
+    this.deviceId = device.name.deviceId;
     this.device = image;
     this.served = device.served;
     this.#source = device;
