@@ -190,10 +190,7 @@ export class DeviceTable {
     });
   }
 
-  /**
-   * The same for the name that a device has for the live-snapshot API: what follows `;` in configfs, or the id of a device
-   * that was attached through this service.
-   */
+  /** The same by what follows `;` in configfs, or the id of a device that was attached through this service. */
   async snapshotById(deviceId: string, newConfigPath: string): Promise<SnapshotInfo> {
     const all = this.#attachments();
     const found =

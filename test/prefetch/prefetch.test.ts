@@ -29,7 +29,7 @@ import { goldenConfig, unpackedFixtures } from '../support/golden-images.js';
 import { scriptedServer, sendRange, type ScriptedServer } from '../support/scripted-server.js';
 import { tempDir } from '../support/unpack.js';
 
-const options = { log: silentLogger, concurrency: 16 };
+const options = { log: silentLogger, concurrency: 16, quiesce: async () => undefined };
 
 interface Lab {
   readonly dir: string;
@@ -159,6 +159,7 @@ test(
       log: silentLogger,
       ioPolicy: service.ioPolicy,
       concurrency: 16,
+      quiesce: async () => undefined,
     });
     const { device } = await load(path, new AbortController().signal);
     await device.read(1 << 20, new Uint8Array(8192));
@@ -192,6 +193,7 @@ test('an image that does not open leaves no lock', { skip: noFixtures }, async (
     log: silentLogger,
     ioPolicy: service.ioPolicy,
     concurrency: 16,
+    quiesce: async () => undefined,
   });
   await assert.rejects(load(path, new AbortController().signal));
   assert.ok(!existsSync(`${trace}.lock`) && !existsSync(`${trace}.ok`));
