@@ -1,6 +1,5 @@
 /** A writable layer, or one that was sealed in place, becomes a sealed layer file of its live data. */
 import { FileBlob } from '../blob/index.js';
-import { unwrapLayer } from '../image/index.js';
 import {
   commitLayer,
   layerSource,
@@ -81,6 +80,8 @@ async function openInput(
       );
     return { source: layer, close: () => layer.close() };
   }
+  // Loaded when it is wanted: a layer that is being written needs nothing of images.
+  const { unwrapLayer } = await import('../image/index.js');
   const stored = await FileBlob.open(input.sealed);
   try {
     const layer = await openSealedLayer((await unwrapLayer(stored)).blob);

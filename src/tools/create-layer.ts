@@ -2,7 +2,6 @@
 import { unlink, writeFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { ConfigError, ioError, type WritableBlob } from '../blob/index.js';
-import { imageSource } from '../convert/index.js';
 import {
   AppendLayer,
   SparseLayer,
@@ -112,6 +111,7 @@ async function copyFileSystem(
   write: (offset: number, bytes: Uint8Array) => Promise<void>,
   bare = false,
 ): Promise<void> {
+  const { imageSource } = await import('../convert/index.js'); // much, and wanted for file systems only
   const image = await Ext4Image.format(workDir, size - (size % 4096));
   try {
     if (bare) await image.removeTree(Ext4Image.ROOT, 'lost+found');

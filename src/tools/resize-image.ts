@@ -18,7 +18,7 @@ import {
   type ReadableBlob,
   type WritableBlob,
 } from '../blob/index.js';
-import { hasUpper, type ImageConfig, type ImageOpener } from '../image/index.js';
+import type { ImageConfig, ImageOpener } from '../image/index.js';
 import { WritableLayerStack } from '../lsmt/index.js';
 import { clearRange } from './apply-layer.js';
 import { OutputFile } from './output-file.js';
@@ -57,6 +57,7 @@ export async function resizeImage(
   size: number,
   options: ResizeOptions,
 ): Promise<ResizeResult> {
+  const { hasUpper } = await import('../image/index.js');
   if (!hasUpper(config))
     throw new ConfigError('OBD_CONFIG_VALUE', `Cannot resize "${options.source}": it has no upper`, {
       source: options.source,

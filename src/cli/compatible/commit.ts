@@ -61,8 +61,8 @@ async function commit(
   if (out === undefined)
     throw missing('the output', sealed ? '--commit_sealed SEALED OUT' : 'DATA INDEX OUT');
   const input: CommitInput = sealed ? { sealed: data } : { upper: { data, index: second ?? '' } };
-  await interruptible((signal) => {
-    const beforeNaming = uploadOf(flags, signal);
+  await interruptible(async (signal) => {
+    const beforeNaming = await uploadOf(flags, signal);
     return commitToFile(input, out, {
       ...(beforeNaming === undefined ? {} : { beforeNaming }),
       packing: { ...(flags.z === true ? { zfile: compression(flags) } : {}), tar: flags.t === true },

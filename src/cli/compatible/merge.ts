@@ -23,8 +23,8 @@ export function mergeCommand(command: Command): Command {
 }
 
 async function merge(config: string, out: string, flags: Flags): Promise<void> {
-  await interruptible((signal) => {
-    const beforeNaming = uploadOf(flags, signal);
+  await interruptible(async (signal) => {
+    const beforeNaming = await uploadOf(flags, signal);
     return mergeConfig(config, flags.service_config_path, out, {
       ...(beforeNaming === undefined ? {} : { beforeNaming }),
       packing: { ...(flags.compress ? { zfile: {} } : {}), tar: flags.t === true, initialHeader: true },

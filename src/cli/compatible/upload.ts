@@ -1,10 +1,11 @@
-/** `--upload URL`: the layer also goes to a registry, where nothing but the blob is stored yet. */
+/**
+ * `--upload URL`: the layer also goes to a registry, where nothing but the blob is stored yet. What speaks to registries
+ * is loaded when it is wanted: most commits upload nothing, and should not wait for it.
+ */
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { Option, type Command } from 'commander';
 import { ConfigError, FileBlob } from '../../blob/index.js';
-import { RegistryImage } from '../../oci/index.js';
-import { FileCredentials, isHost, isRepository, RegistryClient } from '../../registryblob/index.js';
 
 /** What {@link addUploadOptions} parses. */
 export interface UploadFlags {
@@ -31,7 +32,8 @@ interface UploadPlace {
   readonly repository: string;
 }
 
-function parseUploadUrl(url: string): UploadPlace {
+async function parseUploadUrl(url: string): Promise<UploadPlace> {
+  const { isHost, isRepository } = await import('../../registryblob/index.js');
   const match = /^(https?):\/\/([^/]+)\/v2\/(.+)\/blobs\/uploads\/?$/.exec(url);
   const [, scheme = '', host = '', repository = ''] = match ?? [];
   if (!isHost(host) || !isRepository(repository))
@@ -52,15 +54,19 @@ function withoutUser(url: string): string {
  * stderr.
  * @throws ConfigError
  */
-export function uploadOf(
+export async function uploadOf(
   flags: UploadFlags,
   signal: AbortSignal,
-): ((path: string) => Promise<void>) | undefined {
+): Promise<((path: string) => Promise<void>) | undefined> {
   if (flags.upload === undefined || flags.upload === '') return undefined;
   if (flags.t === true)
     throw new ConfigError('OBD_CONFIG_VALUE', 'Options -t and --upload exclude each other');
-  const { scheme, host, repository } = parseUploadUrl(flags.upload);
+  const { scheme, host, repository } = await parseUploadUrl(flags.upload);
   const { cred_file_path: credentials, tls_cert_path: certFile, tls_key_path: keyFile } = flags;
+  const [{ RegistryImage }, { FileCredentials, RegistryClient }] = await Promise.all([
+    import('../../oci/index.js'),
+    import('../../registryblob/index.js'),
+  ]);
   return async (path) => {
     const client = new RegistryClient({
       credentials: credentials === undefined || credentials === '' ? [] : [new FileCredentials(credentials)],
