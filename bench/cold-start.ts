@@ -60,9 +60,8 @@ async function runIn(root: string): Promise<{ first: number; end: number }> {
   return { first, end: performance.now() - started };
 }
 
-/** One cold start from a converted image. */
-async function lazily(host: string, tag: string, refillSize: number): Promise<Row> {
-  const dir = await mkdtemp(join(work, 'lazy-'));
+/** Options of a service with directories of its own. */
+async function serviceIn(dir: string, refillSize: number): Promise<{ config: string; options: string[] }> {
   const config = join(dir, 'overlaybd.json');
   await writeFile(
     config,
@@ -74,7 +73,31 @@ async function lazily(host: string, tag: string, refillSize: number): Promise<Ro
       download: { enable: false },
     }),
   );
-  const service = ['--service-config', config, '--state-dir', join(dir, 'state')];
+  return { config, options: ['--service-config', config, '--state-dir', join(dir, 'state')] };
+}
+
+/** Records what the program reads, and pushes the image with that trace as `TAG-traced`. */
+async function recordTrace(host: string, tag: string): Promise<void> {
+  const dir = await mkdtemp(join(work, 'record-'));
+  const { options } = await serviceIn(dir, 256 << 10);
+  const image = `docker://${host}/cold:${tag}`;
+  await obd(
+    'record-trace',
+    ...options,
+    '--plain-http',
+    '--working-dir',
+    dir,
+    image,
+    `${image}-traced`,
+    '--',
+    ...PROGRAM,
+  );
+}
+
+/** One cold start from a converted image. */
+async function lazily(host: string, tag: string, refillSize: number, name?: string): Promise<Row> {
+  const dir = await mkdtemp(join(work, 'lazy-'));
+  const { config, options: service } = await serviceIn(dir, refillSize);
   const root = join(dir, 'root');
   await mkdir(root);
   // The service is there before images come.
@@ -89,7 +112,7 @@ async function lazily(host: string, tag: string, refillSize: number): Promise<Ro
       const [device] = JSON.parse(await obd('list', ...service, '--json')) as DeviceInfo[];
       if (device === undefined) throw new Error('The device is gone');
       return {
-        name: `${tag}, units of ${refillSize >> 10} KiB`,
+        name: name ?? `${tag}, units of ${refillSize >> 10} KiB`,
         mountS: mounted / 1000,
         firstOutputS: (mounted + first) / 1000,
         endS: (mounted + end) / 1000,
@@ -153,6 +176,7 @@ async function eagerly(host: string): Promise<Row> {
   };
 }
 
+const tags = quick ? ['lz4'] : ['lz4', 'zstd', 'zstd-32k'];
 try {
   await mkdir(store);
   const fast = await registry();
@@ -174,6 +198,7 @@ try {
         to('zstd-32k'),
       );
     }
+    for (const tag of tags) await recordTrace(fast.host, tag);
     await pushPlain(fast.host);
   } finally {
     await stop(fast.child);
@@ -181,8 +206,10 @@ try {
   const slow = await registry('--latency', LATENCY, '--rate', RATE);
   try {
     const rows: Row[] = [];
-    const tags = quick ? ['lz4'] : ['lz4', 'zstd', 'zstd-32k'];
-    for (const tag of tags) rows.push(await lazily(slow.host, tag, 256 << 10));
+    for (const tag of tags) {
+      rows.push(await lazily(slow.host, tag, 256 << 10));
+      rows.push(await lazily(slow.host, `${tag}-traced`, 256 << 10, `${tag}, with a trace`));
+    }
     if (!quick)
       for (const size of [64, 128, 512, 1024]) rows.push(await lazily(slow.host, 'lz4', size << 10));
     rows.push(await eagerly(slow.host));

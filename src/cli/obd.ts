@@ -28,6 +28,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<AddCommand>>> = {
   mount: async () => (await import('./mount.js')).addMountCommand,
   nbd: async () => (await import('./nbd.js')).addNbdCommand,
   pull: async () => (await import('./rpull.js')).addPullCommand,
+  'record-trace': async () => (await import('./record-trace.js')).addRecordTraceCommand,
   registry: async () => (await import('./registry.js')).addRegistryCommand,
   resize: async () => (await import('./resize.js')).addResizeCommand,
   rpull: async () => (await import('./rpull.js')).addRpullCommand,

@@ -26,8 +26,9 @@ const OURS: Readonly<Record<string, (globals: Globals) => Promise<void>>> = {
   obdconv: async ({ place, rest }) => {
     await runCommand(obdconvCommand(place), rest.slice(1));
   },
-  'record-trace': async () => {
-    throw new ConfigError('OBD_CONFIG_VALUE', 'Cannot record a trace: not supported yet');
+  'record-trace': async ({ rest }) => {
+    const { main: obd } = await import('../obd.js');
+    await obd(rest);
   },
 };
 
