@@ -230,8 +230,8 @@ async function untracedConfig(
 }
 
 async function until(path: string, ms: number): Promise<void> {
-  for (const deadline = Date.now() + ms; ; await sleep(50)) {
-    if ((await stat(path).catch(() => undefined)) !== undefined) return;
+  const deadline = Date.now() + ms;
+  while ((await stat(path).catch(() => undefined)) === undefined) {
     if (Date.now() > deadline)
       throw new DeviceError(
         'OBD_DEVICE_KERNEL',
@@ -241,6 +241,7 @@ async function until(path: string, ms: number): Promise<void> {
           hint: "The service's log says why",
         },
       );
+    await sleep(50);
   }
 }
 

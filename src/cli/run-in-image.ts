@@ -82,13 +82,13 @@ export async function runInImage(
       // The script's tools are the host's, the program's those of the image: both are in the same places.
       env: {
         PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
-        ...Object.fromEntries(env.map((entry) => entry.split(/=(.*)/s).slice(0, 2))),
+        ...environmentOf(env),
       },
       detached: true,
       stdio: ['ignore', 2, 2],
     },
   );
-  let timedOut = false;
+  let timedOut = false as boolean;
   const done = new AbortController();
   const stop = async (): Promise<void> => {
     try {
@@ -118,6 +118,16 @@ export async function runInImage(
       },
     );
   return { timedOut, status: status ?? undefined };
+}
+
+/** `NAME=VALUE` as an object. */
+function environmentOf(env: readonly string[]): Record<string, string> {
+  const result: Record<string, string> = {};
+  for (const entry of env) {
+    const at = entry.indexOf('=');
+    if (at > 0) result[entry.slice(0, at)] = entry.slice(at + 1);
+  }
+  return result;
 }
 
 function signalGroup(pid: number | undefined, signal: NodeJS.Signals): void {

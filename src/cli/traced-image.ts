@@ -88,17 +88,18 @@ export async function pushTracedImage(
 
 interface ConfigJson {
   rootfs: { diff_ids: string[] };
-  history?: { empty_layer?: boolean }[] | null;
+  history?: { comment?: string; empty_layer?: boolean }[] | null;
 }
+
+/** How the history tells a trace's layer from others. */
+const COMMENT = 'acceleration layer';
 
 /** The configuration with the trace's layer on top of `below` layers; everything else stays as it was. */
 function configWith(bytes: Uint8Array, diffId: string, below: number, createdBy: string): Uint8Array {
   const json = JSON.parse(Buffer.from(bytes).toString('utf8')) as ConfigJson;
   json.rootfs = { ...json.rootfs, diff_ids: [...json.rootfs.diff_ids.slice(0, below), diffId] };
-  // Entries of layers that are not there any more go; history may be shorter than the layers, as obdconv leaves it.
-  let layers = 0;
-  const kept = (json.history ?? []).filter((entry) => entry.empty_layer === true || layers++ < below);
   // No date: the same trace makes the same image.
-  json.history = [...kept, { created_by: createdBy, comment: 'acceleration layer' } as object];
+  const entry = { created_by: createdBy, comment: COMMENT };
+  json.history = [...(json.history ?? []).filter(({ comment }) => comment !== COMMENT), entry];
   return Buffer.from(JSON.stringify(json));
 }

@@ -8,6 +8,7 @@
  *
  * It never stands in the way of the device: what is wrong with a trace is logged, and the image is served without.
  */
+import { constants } from 'node:fs';
 import { open, type FileHandle } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -195,7 +196,11 @@ function tracePath({ accelerationLayer, recordTracePath, lowers }: ImageConfig):
 async function choose(path: string, mayRecord: boolean, log: Logger): Promise<Work> {
   let file: FileHandle;
   try {
-    file = await open(path, 'r');
+    // What an image unpacks beside its trace may be a link out of there, or a pipe.
+    file = await open(
+      path,
+      constants.O_RDONLY | constants.O_NONBLOCK | (mayRecord ? 0 : constants.O_NOFOLLOW),
+    );
   } catch (error) {
     if (isSystemError(error) && error.code === 'ENOENT') return { kind: 'nothing' };
     throw ioError(error, `open trace "${path}"`, path);

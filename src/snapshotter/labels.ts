@@ -12,6 +12,9 @@ export const Label = {
   /** `type[;mount options[;mkfs options]]`. */
   fsType: `${OBD}/blob-fs-type`,
   accelerationLayer: `${OBD}/acceleration-layer`,
+  /** `yes`, on a container: what it reads of its image is recorded into the file that the second names. */
+  recordTrace: `${OBD}/record-trace`,
+  recordTracePath: `${OBD}/record-trace-path`,
   /** `download`: the blob is fetched by the client instead of lazily. */
   downloadBlob: `${OBD}/download-remote-blob`,
   turboDigest: `${OBD}/turbo-oci/target-digest`,

@@ -4,7 +4,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { chmod, mkdir, open, rename, rm, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, open, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { basename } from 'node:path';
 import { SnapshotError, ioError } from '../blob/index.js';
 import { hasUpper, loadImageConfig, type ImageConfig } from '../image/index.js';
@@ -45,6 +45,14 @@ const GZIP = /gzip$/;
 /** The image's reference, as far as labels tell. */
 export function imageRefOf(labels: Labels): string | undefined {
   return labels[Label.imageRef] ?? labels[Label.criImageRef];
+}
+
+/** Where a container's reads are to be recorded. @throws SnapshotError OBD_SNAPSHOT_INVALID for a path that is none */
+export function recordTraceOf(labels: Labels): string | undefined {
+  const path = labels[Label.recordTracePath];
+  if (labels[Label.recordTrace] !== 'yes' || path === undefined || path === '') return undefined;
+  if (path.startsWith('/') && !path.includes('\0')) return path;
+  throw invalid(Label.recordTracePath, path, 'an absolute path');
 }
 
 function turboOf(labels: Labels): { digest: string; mediaType: string } | undefined {
@@ -140,7 +148,12 @@ export class LayerConfigs {
   }
 
   /** Writes the configuration of a container's own device: the image's layers, and the writable one. */
-  async writeWritable(id: number, parentId: number | undefined, upper: WritablePair): Promise<void> {
+  async writeWritable(
+    id: number,
+    parentId: number | undefined,
+    upper: WritablePair,
+    trace?: string,
+  ): Promise<void> {
     const below = await this.#below(parentId);
     await this.#store(
       id,
@@ -149,8 +162,31 @@ export class LayerConfigs {
         lowers: (below?.lowers ?? []).map(withoutEmpty),
         upper,
         resultFile: this.#options.layout.result(id),
-        ...(below?.accelerationLayer === true ? { accelerationLayer: true } : {}),
+        ...(below?.accelerationLayer === true
+          ? { accelerationLayer: true }
+          : trace === undefined
+            ? {}
+            : { recordTracePath: trace }),
       }),
+    );
+  }
+
+  /**
+   * Has the device of a layer record what is read of it into `path`, or record no more. No effect on an image that has a
+   * trace, or on a device that is attached.
+   * @param before runs before anything is changed. @throws IoError, ConfigError
+   */
+  async setRecording(id: number, path: string | undefined, before: () => Promise<void>): Promise<void> {
+    const { layout, log } = this.#options;
+    const { recordTracePath, accelerationLayer } = await loadImageConfig(layout.config(id), log);
+    if (accelerationLayer || recordTracePath === (path ?? '')) return;
+    await before();
+    const text = await readFile(layout.config(id), 'utf8');
+    const config = JSON.parse(text) as Record<string, unknown>;
+    delete config['recordTracePath'];
+    await this.#store(
+      id,
+      JSON.stringify({ ...config, ...(path === undefined ? {} : { recordTracePath: path }) }),
     );
   }
 

@@ -20,7 +20,7 @@ import { diskUsage } from './disk-usage.js';
 import { parseFilters } from './filters.js';
 import { KeyedLocks } from './keyed-locks.js';
 import { Label } from './labels.js';
-import { LayerConfigs, layerKind } from './layer-config.js';
+import { LayerConfigs, layerKind, recordTraceOf } from './layer-config.js';
 import { noLayerTools, type LayerTools } from './layer-tools.js';
 import { openLayout, type Layout } from './layout.js';
 import { MetadataStore } from './metadata-store.js';
@@ -241,6 +241,8 @@ export class Snapshotter {
     let make = false;
     const rootfs = labels[Label.targetRef] === undefined && labels[Label.type] !== 'image';
     if (kind === 'active' && rootfs && !own && !EXTRACTION.test(name)) await this.#limits.apply(id, labels);
+    if (!own && kind === 'active' && rootfs && !EXTRACTION.test(name))
+      await this.#setRecording(parent, labels);
     if (own) {
       const { type, makeOptions } = this.#mountPoints.fileSystemOf(labels, parent);
       const ext4 = type === 'ext4' && makeOptions === '';
@@ -260,6 +262,23 @@ export class Snapshotter {
       }
       throw error;
     }
+  }
+
+  /** All containers of an image share its device, so it can record only for one that comes before the others. */
+  async #setRecording(parent: string, labels: Labels): Promise<void> {
+    const layer = this.#store.find(parent);
+    if (layer === undefined || !this.#configs.has(layer.id)) return;
+    const path = recordTraceOf(labels);
+    await this.#configs.setRecording(layer.id, path, async () => {
+      await this.#mountPoints.releaseUnused(layer);
+      const [mounted] = await this.#host.mountsBelow(this.#layout.mountpoint(layer.id));
+      if (mounted !== undefined && path !== undefined)
+        throw new SnapshotError(
+          'OBD_SNAPSHOT_PRECONDITION',
+          `Cannot record a trace into "${path}": the image's device is in use`,
+          { source: path, hint: 'Remove the containers of the image first' },
+        );
+    });
   }
 
   /**

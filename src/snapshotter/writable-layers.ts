@@ -18,7 +18,7 @@ import { chmod, link, mkdir, rm, rmdir } from 'node:fs/promises';
 import { dirname, isAbsolute, join } from 'node:path';
 import { SnapshotError, ioError, isSystemError } from '../blob/index.js';
 import { Label } from './labels.js';
-import type { LayerConfigs } from './layer-config.js';
+import { recordTraceOf, type LayerConfigs } from './layer-config.js';
 import type { LayerTools, WritablePair } from './layer-tools.js';
 import type { Layout } from './layout.js';
 import type { Labels, SnapshotRecord } from './records.js';
@@ -66,7 +66,7 @@ export class WritableLayers {
     }
     await tools.create(pair, { virtualSize, sparse, ext4: ext4 && parentId === undefined });
     try {
-      await configs.writeWritable(id, parentId, pair);
+      await configs.writeWritable(id, parentId, pair, recordTraceOf(labels));
     } catch (error) {
       await removePair(pair);
       throw error;

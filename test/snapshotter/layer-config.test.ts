@@ -92,6 +92,43 @@ test('an image that is downloaded or traced is unpacked into its own directory',
   assert.deepEqual((await readdir(join(root, 'snapshots'))).sort(), ['1', '2']);
 });
 
+test('a container whose reads are to be recorded says so in the configuration of its image', async (t) => {
+  const { client, root } = await startServer(t);
+  const obd = 'containerd.io/snapshot/overlaybd';
+  const remote = {
+    'containerd.io/snapshot.ref': 'a',
+    'containerd.io/snapshot/image-ref': 'registry.example/app:1',
+    [`${obd}/blob-digest`]: `sha256:${'2'.repeat(64)}`,
+    [`${obd}/blob-size`]: '4096',
+  };
+  await assert.rejects(client.prepare('x', '', remote), /target snapshot "a"/);
+  const config = async (id: number): Promise<Record<string, unknown>> =>
+    JSON.parse(
+      await readFile(join(root, 'snapshots', String(id), 'block', 'config.v1.json'), 'utf8'),
+    ) as Record<string, unknown>;
+  const record = { [`${obd}/record-trace`]: 'yes', [`${obd}/record-trace-path`]: '/var/tmp/trace' };
+  const plain = await config(1);
+  // Without a service no container starts; what its device would be opened with is there.
+  await assert.rejects(client.prepare('c1', 'a', record), /without devices/);
+  assert.deepEqual(await config(1), { ...plain, recordTracePath: '/var/tmp/trace' });
+  await assert.rejects(
+    client.prepare('c2', 'a', { ...record, [`${obd}/record-trace-path`]: 'trace' }),
+    /absolute path/,
+  );
+  await assert.rejects(client.prepare('c3', 'a', { [`${obd}/record-trace-path`]: '/x' }), /without devices/);
+  assert.deepEqual(await config(1), plain, 'the next container is not recorded');
+  // An image that has a trace is not recorded.
+  const traced = { 'containerd.io/snapshot.ref': 'b', [`${obd}/acceleration-layer`]: 'yes' };
+  await client.prepare('k', 'a', traced);
+  await client.commit('b', 'k');
+  const before = await client.stat('b');
+  await assert.rejects(client.prepare('c4', 'b', record), /without devices/);
+  assert.equal(before.name, 'b');
+  const own = (await readdir(join(root, 'snapshots'))).map(Number).find((id) => id > 1) ?? 0;
+  assert.equal((await config(own))['accelerationLayer'], true);
+  assert.equal((await config(own))['recordTracePath'], undefined);
+});
+
 test('a container that asks for a writable device gets an overlay on an ordinary image', async (t) => {
   const { client } = await startServer(t);
   const writable = { 'containerd.io/snapshot/overlaybd.writable': 'dir' };
