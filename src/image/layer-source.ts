@@ -2,6 +2,7 @@
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ConfigError, ioError, isSystemError } from '../blob/index.js';
+import { redactUrl } from '../log/index.js';
 import type { ImageConfig, LowerConfig } from './image-config.js';
 
 /** File names in a layer's directory, in the order in which they are looked for. */
@@ -21,9 +22,9 @@ export interface RemoteRequest {
   readonly dir: string;
 }
 
-/** How errors name the source. */
+/** How errors name the source: what a URL may hold of credentials is left out. */
 export function sourceName(source: LayerSource): string {
-  return source.kind === 'file' ? source.path : source.url;
+  return source.kind === 'file' ? source.path : redactUrl(source.url);
 }
 
 /**

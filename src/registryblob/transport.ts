@@ -140,12 +140,18 @@ export class Transport {
   }
 
   /**
-   * Refuses plain HTTP to a host that was not named insecure.
+   * Refuses plain HTTP to a host that was not named insecure, and link-local places that another host leads to.
    * @param namedBy who sent us there. One that answered over plain HTTP could have been anybody already, so its word
    * is good for another plain place (storage, token server); TLS never leads to plain HTTP.
    * @throws ConfigError
    */
   checkScheme(url: URL, namedBy?: URL): void {
+    if (namedBy !== undefined && isLinkLocal(url.hostname) && !isLinkLocal(namedBy.hostname))
+      throw new ConfigError(
+        'OBD_CONFIG_VALUE',
+        `Cannot use "${redactUrl(url.href)}": "${namedBy.host}" leads to a link-local address`,
+        { source: redactUrl(url.href), hint: 'Such addresses serve secrets to the machines of clouds' },
+      );
     if (url.protocol === 'https:') return;
     if (
       url.protocol === 'http:' &&
@@ -253,6 +259,14 @@ export class Transport {
     }
     return places;
   }
+}
+
+/**
+ * Where clouds keep the credentials of machines. No registry has its data there, and one that leads us there wants ours.
+ * `URL` has already written 0xa9fea9fe and the like as four numbers.
+ */
+function isLinkLocal(hostname: string): boolean {
+  return /^169\.254\.|^\[fe[89ab][0-9a-f]:|^\[::ffff:a9fe:|^\[fd00:ec2::254\]$/.test(hostname);
 }
 
 /** undici rejects with the abort reason or with an AbortError around it; the reason is what we want. */
