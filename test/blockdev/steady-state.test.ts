@@ -9,7 +9,8 @@ import { promisify } from 'node:util';
 import { commitLayer, ScratchLayer } from '../../src/lsmt/index.js';
 import { packageRoot } from '../../src/native/index.js';
 
-const SECONDS = 3;
+/** Of one try: on a busy machine it takes longer until all code is compiled. */
+const SECONDS = [3, 6, 12];
 const OBD = join(packageRoot, 'dist', 'bench', 'support', 'obd.js');
 
 test('an I/O worker that answers local reads collects no garbage', async () => {
@@ -29,18 +30,37 @@ test('an I/O worker that answers local reads collects no garbage', async () => {
   const config = join(dir, 'image.json');
   await writeFile(config, JSON.stringify({ lowers: [{ file: path }], resultFile: '' }));
 
+  try {
+    let last: Late | undefined;
+    for (const seconds of SECONDS) {
+      last = await lateCollections(config, seconds);
+      if (last.times.length <= 1) return;
+    }
+    assert.fail(`${last?.times.length} collections, at ${last?.times.join(', ')} ms:\n${last?.output}`);
+  } finally {
+    await rm(dir, { recursive: true });
+  }
+});
+
+interface Late {
+  /** Milliseconds of the workers' lives. */
+  readonly times: readonly number[];
+  readonly output: string;
+}
+
+/** What the workers' collectors do in the second half of so many seconds of reads: in the first, code is compiled. */
+async function lateCollections(config: string, seconds: number): Promise<Late> {
   // A nursery of 1 MiB: one object per read would be a collection every 60,000 reads.
   const { stdout } = await promisify(execFile)(process.execPath, [
     ...['--trace-gc', '--max-semi-space-size=1', OBD],
-    ...['bench', 'ring', config, '--depth', '32', '--seconds', String(SECONDS), '--warm-up', '0'],
+    ...['bench', 'ring', config, '--depth', '32', '--seconds', String(seconds), '--warm-up', '0'],
   ]);
-  await rm(dir, { recursive: true });
   const collections = new Map<string, number[]>();
   for (const [, isolate = '', ms = ''] of stdout.matchAll(/^\[\d+:(0x[0-9a-f]+)\]\s+(\d+) ms: Scavenge/gm))
     collections.set(isolate, [...(collections.get(isolate) ?? []), Number(ms)]);
   assert.ok(collections.size >= 2, `the main thread and a worker start with garbage:\n${stdout}`);
-  // The first isolate is the main thread's; code is compiled, and makes garbage, in the first half.
+  // The first isolate is the main thread's.
   const [, ...workers] = [...collections.values()];
-  const late = workers.flat().filter((ms) => ms > (SECONDS * 1000) / 2 && ms < SECONDS * 1000);
-  assert.ok(late.length <= 1, `${late.length} collections, at ${late.join(', ')} ms:\n${stdout}`);
-});
+  const times = workers.flat().filter((ms) => ms > (seconds * 1000) / 2 && ms < seconds * 1000);
+  return { times, output: stdout };
+}
