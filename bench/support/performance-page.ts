@@ -323,7 +323,7 @@ async function coldStart(): Promise<string> {
   ]);
   return section(
     'Cold start',
-    `\`${report.subject}\`: the first word of a Python program that looks around in a Debian image, counted from the mount, with an empty cache and no background download (\`bench/cold-start\`). “Everything first”: the ordinary image, downloaded three layers at a time, unpacked, started.`,
+    `\`${report.subject}\`: the first word of a Python program that looks around in a Debian image, counted from the mount, with an empty cache and no background download (\`bench/cold-start\`). “With a trace”: after \`obd record-trace\` of the same program ([prefetch.md](prefetch.md)), units as in the row above. “Everything first”: the ordinary image, downloaded three layers at a time, unpacked, started.`,
     await plot('cold-start', 'Seconds until the first output', bars),
     table(
       [

@@ -64,12 +64,13 @@ test(
       const size = parseInt(layer.toString('latin1', 124, 135), 8);
       return parseTrace(layer.subarray(512, 512 + size), 'trace');
     };
-    const ended = record('/bin/cat', '/usr/bin/perl', '/etc/passwd');
+    const ended = record('/usr/bin/cksum', '/usr/bin/bash', '/etc/passwd');
     assert.equal(ended.status, 0, ended.stderr.slice(-500));
     const records = traced();
     const bytes = records.reduce((sum, { count }) => sum + count, 0);
-    // perl alone has 3.8 MB.
-    assert.ok(bytes > 3_000_000, `${records.length} records of ${bytes} bytes`);
+    assert.doesNotMatch(ended.stderr, /ended with status/);
+    // bash alone has 1.2 MB.
+    assert.ok(bytes > 1_200_000, `${records.length} records of ${bytes} bytes`);
     assert.ok(records.every(({ layer }) => layer < 3));
 
     const started = Date.now();
