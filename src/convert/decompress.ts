@@ -19,6 +19,11 @@ export function layerPacking(head: Uint8Array): LayerPacking {
   return 'plain';
 }
 
+/** No media type of an image is xz, but some tools pack layers so; as a tar it would be called damaged. */
+function isXz([a, b, c, d]: Uint8Array): boolean {
+  return a === 0xfd && b === 0x37 && c === 0x7a && d === 0x58;
+}
+
 const INPUT = 64 * 1024;
 const OUTPUT = 256 * 1024;
 
@@ -55,7 +60,15 @@ export async function* unpackLayer(
       first.push(next.value);
       length += next.value.byteLength;
     }
-    const packing = layerPacking(Buffer.concat(first));
+    const head = Buffer.concat(first);
+    if (isXz(head))
+      throw new ConvertError('OBD_CONVERT_BAD_TAR', `Cannot unpack layer "${source}": it is packed with xz`, {
+        source,
+        expected: 'a tar, plain or packed with gzip or zstd',
+        actual: 'xz',
+        hint: 'Push the image again with layers that are packed with gzip or zstd',
+      });
+    const packing = layerPacking(head);
     onPacking?.(packing);
     const packed = rest(first, chunks);
     const damage = (problem: unknown): ConvertError => damaged(source, packing, problem);

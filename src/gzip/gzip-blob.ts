@@ -1,8 +1,10 @@
 /**
- * A gzip file seen as its plain bytes, at any offset. A read starts a decoder at the nearest restart point before it
- * and throws away what lies between. Decoders that stand at or before a later read are used again, so that readers who
- * go forward inflate each byte once; a few are kept, least recently used first out.
+ * A gzip file seen as its plain bytes, at any offset. What lies between two restart points (a span, about 1 MiB) is
+ * unpacked whole, once for all who ask at the same time, and kept in memory for a while: a reader who comes back to it, or
+ * goes on in it, copies. Decoders that stand at a later span are used again, so that readers who go forward start none; a few
+ * are kept, least recently used first out. Of a span that is too large to be kept only what is asked for is unpacked.
  */
+import { LRUCache } from 'lru-cache';
 import { checkRange, FormatError, type ReadableBlob, type ReadOptions } from '../blob/index.js';
 import { Inflater, type InflateStep } from '../native/index.js';
 import { GzipIndex } from './gzip-index.js';
@@ -13,6 +15,25 @@ const INPUT_BYTES = 128 * 1024;
 const DISCARD_BYTES = 128 * 1024;
 /** Idle decoders kept per file, about 172 KiB each: a guest's read-ahead rarely follows more streams. */
 const IDLE_DECODERS = 4;
+
+/** Largest span that is unpacked whole: four times what overlaybd's indexes have. */
+const MAX_SPAN = 4 << 20;
+/**
+ * Spans of all files of the process: 64 MiB. Behind a cache on disk it serves neighbouring units, which share spans; without
+ * one it is all there is.
+ */
+const spans = new LRUCache<string, Uint8Array>({
+  max: 4096,
+  maxSize: 64 << 20,
+  sizeCalculation: (bytes) => Math.max(1, bytes.byteLength),
+});
+let lastId = 0;
+
+/** A span that is being unpacked. */
+interface Decoding {
+  readonly bytes: Promise<Uint8Array>;
+  readonly signal: AbortSignal | undefined;
+}
 
 /** A decoder somewhere in the file. */
 interface Decoder {
@@ -34,6 +55,10 @@ export class GzipBlob implements ReadableBlob {
   readonly #index: GzipIndex;
   /** Most recently used last. */
   readonly #idle: Decoder[] = [];
+  /** Of this file's spans among all. */
+  readonly #prefix = `${++lastId}/`;
+  /** By number of the restart point. */
+  readonly #decoding = new Map<number, Decoding>();
   #inFlight = 0;
   #whenIdle: (() => void) | undefined;
   #closed: Promise<void> | undefined;
@@ -59,14 +84,19 @@ export class GzipBlob implements ReadableBlob {
     if (into.byteLength === 0) return;
     this.#inFlight++;
     try {
-      const decoder = this.#takeIdle(offset) ?? (await this.#start(offset));
-      if (decoder.plainOffset < offset) {
-        const scratch = Buffer.allocUnsafe(Math.min(DISCARD_BYTES, offset - decoder.plainOffset));
-        while (decoder.plainOffset < offset)
-          await this.#decode(decoder, scratch.subarray(0, offset - decoder.plainOffset), options);
+      for (let done = 0; done < into.byteLength;) {
+        const number = this.#index.find(offset + done);
+        const [start, end] = this.#index.span(number);
+        const skip = offset + done - start;
+        const part = into.subarray(done, Math.min(into.byteLength, done + end - start - skip));
+        if (end - start > MAX_SPAN) await this.#readThere(offset + done, part, options);
+        else {
+          const span = await this.#span(number, options);
+          if (span !== undefined) part.set(span.subarray(skip, skip + part.byteLength));
+          else await this.#readThere(offset + done, part, options);
+        }
+        done += part.byteLength;
       }
-      await this.#decode(decoder, into, options);
-      this.#keep(decoder);
     } finally {
       if (--this.#inFlight === 0) this.#whenIdle?.();
     }
@@ -76,9 +106,55 @@ export class GzipBlob implements ReadableBlob {
     this.#closed ??= (async () => {
       if (this.#inFlight > 0) await new Promise<void>((resolve) => (this.#whenIdle = resolve));
       this.#idle.length = 0;
+      for (const key of spans.keys()) if (key.startsWith(this.#prefix)) spans.delete(key);
       await Promise.all([this.#gzip.close(), this.#index.close()]);
     })();
     return this.#closed;
+  }
+
+  /** All of a span; belongs to the cache. Undefined if part of it is damaged: another part may be good. */
+  async #span(number: number, options?: ReadOptions): Promise<Uint8Array | undefined> {
+    const key = `${this.#prefix}${number}`;
+    for (;;) {
+      const kept = spans.get(key);
+      if (kept !== undefined) return kept;
+      const other = this.#decoding.get(number);
+      if (other === undefined) break;
+      try {
+        return await other.bytes;
+      } catch (error) {
+        if (error instanceof FormatError) return undefined;
+        // Given up by who began it: that is no failure of ours.
+        if (other.signal?.aborted !== true) throw error;
+        options?.signal?.throwIfAborted();
+      }
+    }
+    const bytes = (async () => {
+      const [start, end] = this.#index.span(number);
+      const plain = new Uint8Array(end - start);
+      await this.#readThere(start, plain, options);
+      spans.set(key, plain);
+      return plain;
+    })().finally(() => this.#decoding.delete(number));
+    this.#decoding.set(number, { bytes, signal: options?.signal });
+    try {
+      return await bytes;
+    } catch (error) {
+      if (error instanceof FormatError) return undefined;
+      throw error;
+    }
+  }
+
+  /** Fills `into`, by a decoder. */
+  async #readThere(offset: number, into: Uint8Array, options?: ReadOptions): Promise<void> {
+    const decoder = this.#takeIdle(offset) ?? (await this.#start(offset));
+    if (decoder.plainOffset < offset) {
+      const scratch = Buffer.allocUnsafe(Math.min(DISCARD_BYTES, offset - decoder.plainOffset));
+      while (decoder.plainOffset < offset)
+        await this.#decode(decoder, scratch.subarray(0, offset - decoder.plainOffset), options);
+    }
+    await this.#decode(decoder, into, options);
+    this.#keep(decoder);
   }
 
   /** The idle decoder that is nearest before `offset`, if no restart point is nearer. */

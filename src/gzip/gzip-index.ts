@@ -163,6 +163,12 @@ export class GzipIndex {
     };
   }
 
+  /** The plain bytes from a point to the next, or to the end: first offset, and the one behind the last. */
+  span(number: number): readonly [start: number, end: number] {
+    const next = number + 1;
+    return [this.#number(number, 0), next < this.points ? this.#number(next, 0) : this.plainSize];
+  }
+
   /** The plain bytes before a point, at most {@link GZIP_WINDOW}. @throws FormatError */
   async dictionary(number: number): Promise<Uint8Array> {
     const stored = new Uint8Array(this.#table.readUInt32LE(number * ENTRY_SIZE + 25));

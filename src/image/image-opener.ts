@@ -20,7 +20,7 @@ import { registryOptionsOf, RegistryClient } from '../registryblob/index.js';
 import { BackgroundCompaction, type Compactable } from './background-compaction.js';
 import { FetchRecord } from './fetch-record.js';
 import { loadImageConfig, type ImageConfig } from './image-config.js';
-import type { RemoteRequest } from './layer-source.js';
+import { sourceName, type LayerSource, type RemoteRequest } from './layer-source.js';
 import {
   finishSnapshot,
   noSnapshot,
@@ -146,8 +146,9 @@ export class ImageOpener {
         if (signal?.aborted === true) throw abortedError('open image', signal);
         return this.#openRemote(request, fetches, foretold === true ? EXACT_UNIT : undefined);
       },
-      ...(this.#config.gzipCacheConfig.enable
-        ? { cacheGzip: (plain, digest) => this.#cacheGzip(plain, digest) }
+      // A device that is used for long gets a cache in any case: without one each read would unpack a span.
+      ...(this.#config.gzipCacheConfig.enable || mayDownload === true
+        ? { cacheGzip: (plain, target) => this.#cacheGzip(plain, target) }
         : {}),
     });
     const image = await this.#unlessAborted(opening, signal);
@@ -287,10 +288,33 @@ export class ImageOpener {
     });
   }
 
-  async #cacheGzip(plain: ReadableBlob, digest: string): Promise<ReadableBlob> {
-    this.#gzipCache ??= this.#openCache({ ...this.#config.gzipCacheConfig, cacheType: 'file' });
-    const cache = await this.#gzipCache;
-    return cache.openBlob({ digest, url: digest, size: plain.size, source: plain, digestNamesBytes: false });
+  /**
+   * In a cache of its own, if it is enabled; else in that of the registry, within its bound: the plain bytes are what is
+   * read, again and again. Without a usable cache there is only what GzipBlob keeps in memory.
+   */
+  async #cacheGzip(plain: ReadableBlob, target: LayerSource): Promise<ReadableBlob> {
+    const { gzipCacheConfig, cacheConfig } = this.#config;
+    const { size } = plain;
+    try {
+      if (gzipCacheConfig.enable)
+        this.#gzipCache ??= this.#openCache({ ...gzipCacheConfig, cacheType: 'file' });
+      else this.#cache ??= this.#openCache(cacheConfig);
+      const cache = await (gzipCacheConfig.enable ? this.#gzipCache : this.#cache);
+      if (cache === undefined) return plain;
+      if (target.kind === 'remote' && gzipCacheConfig.enable) {
+        const { digest } = target;
+        return await cache.openBlob({ digest, url: digest, size, source: plain, digestNamesBytes: false });
+      }
+      // Beside blobs of registries the digest names other bytes; and what a local file holds, nobody has checked.
+      const url = target.kind === 'remote' ? `gzip:${target.digest}` : await fileKey(target.path);
+      return await cache.openBlob({ url, size, source: plain });
+    } catch (error) {
+      this.#log.warn(
+        { err: error, target: sourceName(target) },
+        'plain bytes of a gzip target are not cached',
+      );
+      return plain;
+    }
   }
 
   async #openCache(keys: CacheConfigKeys): Promise<BlobCache> {
@@ -311,6 +335,12 @@ export class ImageOpener {
     );
     for (const result of results) if (result.status === 'rejected') throw result.reason;
   }
+}
+
+/** Names the bytes that a local file has now. */
+async function fileKey(path: string): Promise<string> {
+  const { dev, ino, size, mtimeNs, ctimeNs } = await stat(path, { bigint: true });
+  return `gzip:file:${[dev, ino, size, mtimeNs, ctimeNs].join(':')}`;
 }
 
 /** A trace is recorded into an empty file, and shows what a container reads only while nobody else does. */

@@ -47,8 +47,8 @@ export interface OpenImageOptions {
   readonly log: Logger;
   /** Opens a blob of a registry; the image owns it. Without this, an image with remote layers cannot be opened. */
   readonly openRemote?: (request: RemoteRequest) => Promise<ReadableBlob>;
-  /** Puts a cache before the plain bytes of a remote gzip target; the result owns `plain`. Default: none. */
-  readonly cacheGzip?: (plain: ReadableBlob, digest: string) => Promise<ReadableBlob>;
+  /** Puts a cache before the plain bytes of a gzip target; the result owns `plain`. Default: none. */
+  readonly cacheGzip?: (plain: ReadableBlob, target: LayerSource) => Promise<ReadableBlob>;
   /** Puts something before a lower's LSMT file, the result owns `blob`; I/O workers then plan nothing of that layer. */
   readonly tap?: ((number: number, blob: ReadableBlob) => ReadableBlob) | undefined;
   /** `read`: an upper is shown but not changed, and others may have the image open. Default `write`. */
@@ -287,8 +287,7 @@ async function openTarget(
     }
     index = await openSource({ kind: 'file', path: lower.gzipIndex }, options);
     plain = await GzipBlob.open(stored, index);
-    if (source.kind === 'remote' && options.cacheGzip !== undefined)
-      plain = await options.cacheGzip(plain, source.digest);
+    if (options.cacheGzip !== undefined) plain = await options.cacheGzip(plain, source);
     return { stored, plain };
   } catch (error) {
     await Promise.allSettled([plain?.close(), stored.close(), index?.close()]);

@@ -59,8 +59,14 @@ async function unwrapOnce(blob: ReadableBlob, options?: ReadOptions): Promise<Un
         source: blob.name,
         offset: payloadOffset,
         actual: Buffer.from(start).toString('hex'),
-        hint: 'Is this a layer of an overlaybd image, and complete?',
+        hint: isXz(start)
+          ? 'It is packed with xz: unpack it first (xz -d)'
+          : 'Is this a layer of an overlaybd image, and complete?',
       },
     );
   return { blob: payload, zfile: undefined, payloadOffset };
+}
+
+function isXz(start: Uint8Array): boolean {
+  return Buffer.from(start.buffer, start.byteOffset, 6).toString('hex') === 'fd377a585a00';
 }

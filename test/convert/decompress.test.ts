@@ -72,6 +72,11 @@ test('unpackLayer() notices damage in every part of a gzip stream', async () => 
   }
 });
 
+test('unpackLayer() refuses xz by its name', async () => {
+  const xz = Buffer.concat([Buffer.from('fd377a585a000004', 'hex'), randomBytes(1000)]);
+  for (const chunk of [1, 4096]) await assert.rejects(unpack(xz, chunk), /packed with xz/);
+});
+
 test('unpackLayer() gives an empty blob as nothing', async () => {
   assert.equal((await unpack(new Uint8Array())).length, 0);
   assert.equal(layerPacking(new Uint8Array()), 'plain');

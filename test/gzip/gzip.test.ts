@@ -164,3 +164,29 @@ test('GzipBlob answers or fails with an error of the format, whatever byte of th
     { numRuns: 300 },
   );
 });
+
+test('GzipBlob unpacks a span once for all who ask for it, and keeps it', async () => {
+  const plain = Buffer.alloc(1 << 20, sampleContent);
+  const { gzip, index } = gzipWithIndex(plain, 1 << 18);
+  let fetched = 0;
+  class Counting extends MemoryBlob {
+    override async read(offset: number, into: Uint8Array): Promise<void> {
+      fetched += into.length;
+      await super.read(offset, into);
+    }
+  }
+  const blob = await GzipBlob.open(new Counting(gzip), new MemoryBlob(index));
+  const read = async (offset: number): Promise<void> => {
+    const into = Buffer.alloc(4096);
+    await blob.read(offset, into);
+    assert.ok(into.equals(plain.subarray(offset, offset + 4096)), `at ${offset}`);
+  };
+  const offsets = Array.from({ length: 500 }, (_, i) => (i * 7_919_333) % (plain.length - 4096));
+  await Promise.all(offsets.map(read));
+  const once = fetched;
+  // Each of the four begins with a decoder of its own, which fetches ahead.
+  assert.ok(once <= gzip.length + 4 * (128 << 10) + 16, `${once} of ${gzip.length}`);
+  for (const offset of offsets) await read(offset);
+  assert.equal(fetched, once, 'what is kept is not fetched again');
+  await blob.close();
+});

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { openSync, readdirSync, readFileSync, statSync, writeSync, closeSync } from 'node:fs';
+import { existsSync, openSync, readdirSync, readFileSync, statSync, writeSync, closeSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
 import { silentLogger } from '../../src/log/index.js';
@@ -175,6 +175,29 @@ test('ImageOpener keeps the plain bytes of gzip targets', { skip: noFixtures }, 
     assert.ok(image.planner?.files.every(({ kind }) => kind !== 'none'));
   });
   assert.ok(readdirSync(join(dir, 'gzip')).length > 0);
+});
+
+test('ImageOpener keeps the plain bytes of local gzip targets too', { skip: noFixtures }, async (t) => {
+  const config = goldenConfig(join(unpackedFixtures(), 'small/turbooci/image.json'));
+  const dump = readDeviceDump(fixture('small/turbooci/device.json'));
+  for (const enable of [true, false]) {
+    const dir = tempDir(t);
+    const defaults = defaultServiceConfig(silentLogger);
+    const service: ServiceConfig = {
+      ...defaults,
+      cacheConfig: { ...defaults.cacheConfig, cacheDir: join(dir, 'cache') },
+      gzipCacheConfig: { ...defaults.gzipCacheConfig, enable, cacheDir: join(dir, 'gzip') },
+    };
+    const opener = new ImageOpener(service, silentLogger);
+    // As the service opens it: for long.
+    const image = await opener.openConfig(config, { mode: 'read', download: true });
+    assert.deepEqual(await wrongChunks(image.blob, dump), []);
+    assert.ok(image.planner?.files.every(({ kind }) => kind !== 'none'));
+    await image.close();
+    await opener.close();
+    assert.ok(readdirSync(join(dir, enable ? 'gzip' : 'cache')).length > 0);
+    assert.equal(existsSync(join(dir, enable ? 'cache' : 'gzip')), false);
+  }
 });
 
 test('ImageOpener asks for both ends of a remote layer at once', { skip: noFixtures }, async (t) => {
