@@ -152,7 +152,11 @@ int ext4_dir_get(struct ext4_image *image, uint32_t inode, struct dir **out)
         d->inode = inode;
         d->first_room = UINT32_MAX;
         uint64_t blocks = EXT2_I_SIZE(&content) / EXT4_BLOCK;
-        e = blocks > UINT32_MAX / 2 ? -EFBIG : ext4_dir_grow(d, (uint32_t)blocks);
+        // A size that lies must not take memory: no directory is larger than the disk, none of ours than 4
+        // GiB.
+        e = blocks > image->store.size / EXT4_BLOCK ? -EUCLEAN
+            : blocks >= 1u << 20                    ? -EFBIG
+                                                    : ext4_dir_grow(d, (uint32_t)blocks);
         for (size_t i = 0; i < list.count && !e; i++) {
             const struct extent *x = &list.at[i];
             if (x->logical != d->blocks || d->blocks + x->length > blocks) {

@@ -15,6 +15,8 @@
     (EXT2_FEATURE_RO_COMPAT_SPARSE_SUPER | EXT2_FEATURE_RO_COMPAT_LARGE_FILE |                               \
      EXT4_FEATURE_RO_COMPAT_GDT_CSUM | EXT4_FEATURE_RO_COMPAT_HUGE_FILE | EXT4_FEATURE_RO_COMPAT_DIR_NLINK | \
      EXT4_FEATURE_RO_COMPAT_EXTRA_ISIZE)
+// A bitmap is one block.
+#define MAX_PER_GROUP (8 * EXT4_BLOCK)
 #define NEEDED_INCOMPAT (EXT2_FEATURE_INCOMPAT_FILETYPE | EXT3_FEATURE_INCOMPAT_EXTENTS)
 
 struct feature {
@@ -63,6 +65,16 @@ static int check_super(struct ext4_image *image)
                          "The ext4 has blocks of %u and inodes of %u bytes: expected 4096, at least %zu, "
                          "file types and extents",
                          image->fs->blocksize, EXT2_INODE_SIZE(s), sizeof(struct ext2_inode_large));
+    // libext2fs accepts up to twice as many, and then reads bitmaps beyond a buffer of one block.
+    if (s->s_blocks_per_group > MAX_PER_GROUP || s->s_inodes_per_group > MAX_PER_GROUP ||
+        s->s_blocks_per_group % 8 || s->s_inodes_per_group % 8)
+        return ext4_fail(image, EUCLEAN,
+                         "The ext4 has groups of %u blocks and %u inodes: expected multiples of 8 up to %u",
+                         s->s_blocks_per_group, s->s_inodes_per_group, MAX_PER_GROUP);
+    // Block 0 is the first wherever blocks are larger than 1 KiB; libext2fs takes another, and then writes
+    // beyond the end of its block bitmap.
+    if (s->s_first_data_block != 0)
+        return ext4_fail(image, EUCLEAN, "The ext4 begins at block %u, expected 0", s->s_first_data_block);
     if (!(s->s_state & EXT2_VALID_FS) || (s->s_state & EXT2_ERROR_FS) || s->s_last_orphan)
         return ext4_fail(image, EUCLEAN, "The ext4 was not unmounted in order, or has errors: run e2fsck");
     if (ext2fs_blocks_count(s) > image->store.size / EXT4_BLOCK)

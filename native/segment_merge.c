@@ -133,7 +133,8 @@ int64_t obd_merge_segments(const struct segment *const *layers, const size_t *co
         struct segment *copy = malloc(result.count * sizeof *copy + 1);
         if (!copy)
             return -ENOMEM;
-        memcpy(copy, result.at, result.count * sizeof *copy);
+        if (result.count > 0)
+            memcpy(copy, result.at, result.count * sizeof *copy);
         result.at = copy;
     }
     *out = result.at;
