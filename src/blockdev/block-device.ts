@@ -35,8 +35,6 @@ export class BlockDevice {
   readonly size: number;
   readonly readOnly: boolean;
   readonly policy: IoPolicy;
-  /** True while the image behind it is not open: then writes too fail for a reason that may pass. */
-  readonly waiting: boolean = false;
   /** What users read; written by whoever serves the device. */
   readonly reads: ReadRecord;
   #planner: PlannerDescription;
@@ -71,6 +69,11 @@ export class BlockDevice {
   onReplan(changed: (planner: PlannerDescription) => Promise<void>): () => void {
     this.#followers.add(changed);
     return () => this.#followers.delete(changed);
+  }
+
+  /** True while the image behind it is not open: then writes too fail for a reason that may pass. */
+  get waiting(): boolean {
+    return false;
   }
 
   /**

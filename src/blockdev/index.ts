@@ -4,10 +4,15 @@ export * from './front-end.js';
 export * from './fuse/front-end.js';
 export * from './fuse/support.js';
 export * from './nbd/front-end.js';
+<<<<<<< HEAD
 export * from './device-meter.js';
+=======
+export { readNbdRecords } from './nbd/records.js';
+>>>>>>> e8d56e3 (blockdev: devices whose image does not open are answered, and NBD devices outlive the service)
 export { IoGuard, type DeviceHealth, type IoState } from './io-guard.js';
 export { DEFAULT_POLICY, type IoPolicy } from './io-policy.js';
 export * from './io-workers.js';
+export { imageOf } from './late-device.js';
 export * from './memory-front-end.js';
 export { ReadRecord, type FirstRead } from './read-record.js';
 export { Status } from './sense.js';

@@ -10,7 +10,7 @@
 import { basename, dirname } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DeviceError } from '../blob/index.js';
-import { DEVICE_ID, type Attachment, type FrontEnd, type Transport } from '../blockdev/index.js';
+import { DEVICE_ID, imageOf, type Attachment, type FrontEnd, type Transport } from '../blockdev/index.js';
 import type { Logger } from '../log/index.js';
 import { activityOf, type DeviceActivity } from './activity.js';
 import {
@@ -236,6 +236,7 @@ export class DeviceTable {
     const { openings } = this.#options;
     const rows = this.#attachments().map((attachment) => this.#ofAttachment(attachment));
     const ours = new Set<string>();
+    for (const { configPath, device } of this.#attachments()) if (device.waiting) ours.add(configPath);
     for (const [id, pending] of this.#pending) {
       ours.add(pending.configPath);
       rows.push(ofPending(id, pending));
@@ -328,7 +329,7 @@ export class DeviceTable {
   }
 
   #ofAttachment(attachment: Attachment): DeviceInfo {
-    const opening = this.#options.openings.of(attachment.device);
+    const opening = this.#options.openings.of(imageOf(attachment.device));
     const { bytesFetched, remoteBytes, presentBytes, download } = opening?.image?.stats() ?? NO_STATS;
     const counters = attachment.served?.counters;
     const health = attachment.guard?.health;
@@ -346,7 +347,7 @@ export class DeviceTable {
       waiting: health?.retrying ?? 0,
       size: attachment.device.size,
       readOnly: attachment.device.readOnly,
-      since: (opening?.startedAt ?? new Date(0)).toISOString(),
+      since: (opening?.startedAt ?? health?.since ?? new Date(0)).toISOString(),
       ...(opening?.endedAt === undefined
         ? {}
         : { openMs: opening.endedAt.getTime() - opening.startedAt.getTime() }),

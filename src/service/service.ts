@@ -4,9 +4,10 @@
  *   start:  lock -> I/O workers -> front ends (TCMU takes over what is in the kernel) -> leftovers -> admin API
  *   end:    admin API -> what is being opened -> front ends -> I/O workers -> caches and network -> lock
  *
- * TCMU devices stay in the kernel when it ends, and wait for the next one. FUSE devices go with it.
+ * TCMU devices stay in the kernel when it ends, and wait for the next one; clients of NBD devices may wait for it. FUSE
+ * devices go with it.
  */
-import { mkdir, readFile, readdir, rm, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, readdir, rm, rmdir, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { DeviceError, IoError, abortedError, ioError } from '../blob/index.js';
 import {
@@ -15,16 +16,18 @@ import {
   NbdFrontEnd,
   TcmuFrontEnd,
   fuseUnsupported,
+  readNbdRecords,
   tcmuAvailable,
   type FrontEnd,
+  type IoPolicy,
   type Transport,
 } from '../blockdev/index.js';
-import { ImageOpener, plannerModule, type ServiceConfig } from '../image/index.js';
+import { ImageOpener, loadImageConfig, plannerModule, type ServiceConfig } from '../image/index.js';
 import type { Logger } from '../log/index.js';
 import { AdminServer } from './admin-server.js';
 import { API_VERSION, type AbortAnswer, type AttachBody, type DeviceInfo, type ServiceInfo } from './api.js';
 import { DeviceTable } from './device-table.js';
-import { imageLoader } from './image-loader.js';
+import { imageLoader, ioPolicyOf } from './image-loader.js';
 import { deviceMetrics } from './metrics.js';
 import { removeDeadMounts } from './mounts.js';
 import { Openings } from './openings.js';
@@ -52,6 +55,9 @@ export interface ServiceOptions {
   /** Ends with its last device. */
   readonly ephemeral: boolean;
 }
+
+/** Their devices are served on by the next service. */
+const OUTLIVING: ReadonlySet<Transport> = new Set<Transport>(['tcmu', 'nbd']);
 
 /** In a device's directory: the reference it was attached by, for the service that adopts it. */
 const IMAGE_FILE = 'image';
@@ -240,13 +246,14 @@ export class Service {
       await step('the admin API', () => this.#server?.close());
       const end = (frontEnd: FrontEnd): Promise<void> =>
         step(`front end ${frontEnd.transport}`, () => frontEnd.close());
-      // TCMU last: its devices live on, and so must their files.
-      for (const frontEnd of this.#frontEnds) if (frontEnd.transport !== 'tcmu') await end(frontEnd);
+      // Last those whose devices live on, as must their files.
+      for (const frontEnd of this.#frontEnds) if (!OUTLIVING.has(frontEnd.transport)) await end(frontEnd);
       await step('the devices', () => this.#table.releaseGone());
-      for (const frontEnd of this.#frontEnds) if (frontEnd.transport === 'tcmu') await end(frontEnd);
+      for (const frontEnd of this.#frontEnds) if (OUTLIVING.has(frontEnd.transport)) await end(frontEnd);
       await step('the I/O workers', () => this.#workers.close());
       await step('caches and network', () => this.#opener.close());
-      await step('the sockets', () => rm(this.#nbdDir, { recursive: true, force: true }));
+      // Records of devices stay for the next service.
+      await rmdir(this.#nbdDir).catch(() => undefined);
       await step('the lock', () => this.#lock.release());
       log.info({}, 'service has ended');
     })();
@@ -270,15 +277,21 @@ export class Service {
     const workers = this.#workers;
     switch (transport) {
       case 'tcmu':
-        return new TcmuFrontEnd({ openImage: open, workers, logger });
+        return new TcmuFrontEnd({ openImage: open, workers, logger, policyOf: this.#policyOf });
       case 'fuse':
         return new FuseFrontEnd({ open, workers, logger });
       case 'nbd':
-        return new NbdFrontEnd(this.#nbdDir, open, logger);
+        return new NbdFrontEnd({ directory: this.#nbdDir, open, log: logger, policyOf: this.#policyOf });
       case 'memory':
         throw new TypeError('A service has no use for devices in memory');
     }
   }
+
+  /** The policy of an image whose layers need not be there. */
+  readonly #policyOf = async (configPath: string): Promise<IoPolicy> => {
+    const own = await loadImageConfig(configPath, this.#options.log).catch(() => undefined);
+    return ioPolicyOf(own?.ioPolicy ?? this.#options.config.ioPolicy);
+  };
 
   get #nbdDir(): string {
     return join(dirname(this.#options.config.apiSocket), 'nbd');
@@ -332,10 +345,11 @@ export class Service {
     const parent = join(this.#options.stateDir, 'devices');
     const names = await readdir(parent).catch(() => []);
     if (names.length === 0) return;
-    const kernel = await kernelDeviceNames();
+    const nbd = await readNbdRecords(this.#nbdDir, this.#options.log);
+    const kept = [...(await kernelDeviceNames()), ...nbd.map(({ configPath }) => configPath)];
     for (const name of names) {
       const dir = join(parent, name);
-      if (kernel.some((text) => text.includes(`${dir}/`))) {
+      if (kept.some((text) => text.includes(`${dir}/`))) {
         await this.#rememberDevice(name, dir);
         continue;
       }

@@ -331,9 +331,9 @@ test('NbdFrontEnd attaches by name, once, and leaves nothing', async (t) => {
     rmSync(dir, { recursive: true });
   });
   let open = 0;
-  const frontEnd = new NbdFrontEnd(
-    dir,
-    async () => {
+  const frontEnd = new NbdFrontEnd({
+    directory: dir,
+    open: async () => {
       open++;
       return new BlockDevice(
         new (class extends MemoryBlob {
@@ -343,12 +343,12 @@ test('NbdFrontEnd attaches by name, once, and leaves nothing', async (t) => {
         })(new Uint8Array(512)),
       );
     },
-    silentLogger,
-  );
+    log: silentLogger,
+  });
   const attachment = await frontEnd.attach({ id: 'a', configPath: '/c' });
   await assert.rejects(frontEnd.attach({ id: 'a', configPath: '/c' }), { code: 'OBD_DEVICE_EXISTS' });
   await assert.rejects(frontEnd.attach({ id: '../x', configPath: '/c' }), { code: 'OBD_DEVICE_UNSUPPORTED' });
-  assert.deepEqual([open, readdirSync(dir)], [1, ['a.sock']]);
+  assert.deepEqual([open, readdirSync(dir)], [1, ['a.json', 'a.sock']]);
   await attachment.detach();
   await attachment.detach();
   assert.deepEqual([open, readdirSync(dir), frontEnd.attachments()], [0, [], []]);

@@ -23,6 +23,11 @@ const scenarios: Readonly<Record<string, string>> = {
   'live-snapshots':
     'live snapshots are taken by dev_id under a verified load, and SIGKILL in the middle of one loses nothing',
   adopt: 'a new service adopts the devices of the one before, those that fail at first included',
+  'adopt-late':
+    'devices whose images do not open after a restart are reported, fail or hold their I/O, can be aborted, and recover',
+  'kill-under-fio':
+    'a writable device outlives SIGKILL of the service under fio --verify, without an I/O error or a wrong byte',
+  'many-creates': 'devices enabled at the same moment through configfs are all answered',
   'many-devices': 'twenty devices are created, read and removed at once',
   'obd-attach':
     'obd without a service mounts through TCMU and FUSE, survives SIGKILL of what it started, and leaves nothing',
@@ -38,6 +43,9 @@ const nodeScenarios: Readonly<Record<string, string>> = {
   'containerd-restarts':
     'ten containers read and write on while the service, the snapshotter and containerd are killed or restarted',
 };
+/** Longer runs: `OBD_KILL_ROUNDS=100 OBD_CREATES=200 scripts/test vm/tcmu`. */
+const killRounds = Number(process.env['OBD_KILL_ROUNDS'] ?? 4);
+const settings = [`OBD_KILL_ROUNDS=${killRounds}`, `OBD_CREATES=${process.env['OBD_CREATES'] ?? '60'}`];
 const noSuite = missing({ go: 'golang-go' });
 const noContainerd = missing({ containerd: 'containerd', ctr: 'containerd', runc: 'runc' });
 
@@ -45,9 +53,10 @@ describe('overlaybd-tcmu in a kernel with TCMU', { skip: noMachine }, () => {
   for (const [script, behaviour] of Object.entries({ ...scenarios, ...nodeScenarios })) {
     const skip = noFixtures || (script in nodeScenarios && noContainerd);
     test(behaviour, { skip }, async () => {
-      const run = await runInMachine([`test/vm/guest/${script}`, insideMachine(fixturesDir ?? '/')], {
-        timeoutSeconds: 300,
-      });
+      const run = await runInMachine(
+        ['env', ...settings, `test/vm/guest/${script}`, insideMachine(fixturesDir ?? '/')],
+        { timeoutSeconds: 300 + 30 * killRounds },
+      );
       assert.deepEqual(
         [run.status, run.output.trimEnd().split('\n').at(-1)],
         [0, 'passed'],

@@ -7,6 +7,7 @@
 import { chmod, lstat, unlink } from 'node:fs/promises';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { DeviceError, ioError } from '../../blob/index.js';
 import type { Logger } from '../../log/index.js';
 import type { BlockDevice } from '../block-device.js';
@@ -18,8 +19,11 @@ import {
   type FrontEnd,
   type ImageOpener,
 } from '../front-end.js';
+import { DEFAULT_POLICY, type IoPolicy } from '../io-policy.js';
+import { LateDevice, imageOf } from '../late-device.js';
 import { ByteReader } from './byte-reader.js';
 import { handshake } from './handshake.js';
+import { readNbdRecords, removeNbdRecord, writeNbdRecord, type NbdRecord } from './records.js';
 import { transmission } from './transmission.js';
 
 /** Enough for nbdcopy and a kernel client with a connection per core, several times over. */
@@ -156,28 +160,54 @@ async function removeStale(path: string): Promise<void> {
   await unlink(path);
 }
 
-/** {@link FrontEnd} over {@link NbdServer}: one socket per device, `<directory>/<id>.sock`. */
+/** What an {@link NbdFrontEnd} works with. */
+export interface NbdFrontEndOptions {
+  /** For the sockets; must exist, and belong to us alone. */
+  readonly directory: string;
+  readonly open: ImageOpener;
+  readonly log: Logger;
+  /** The policy for a device whose image does not open; default {@link DEFAULT_POLICY}. Never rejects. */
+  readonly policyOf?: ((configPath: string) => Promise<IoPolicy>) | undefined;
+}
+
+const FIRST_PAUSE_MS = 1000;
+const LONGEST_PAUSE_MS = 30_000;
+
+/**
+ * {@link FrontEnd} over {@link NbdServer}: one socket per device, `<directory>/<id>.sock`. Devices outlive the process: the
+ * next one listens on their sockets again, at once, and clients that reconnect go on (docs/adr/0051).
+ */
 export class NbdFrontEnd implements FrontEnd {
   readonly transport = 'nbd';
-  readonly #directory: string;
-  readonly #open: ImageOpener;
-  readonly #log: Logger;
-  readonly #attached = new Map<string, Attachment>();
+  readonly #options: NbdFrontEndOptions;
+  readonly #attached = new Map<string, NbdAttachment>();
   readonly #reserved = new Set<string>();
 
-  /** @param directory for the sockets; must exist, and belong to us alone. */
-  constructor(directory: string, open: ImageOpener, log: Logger) {
-    this.#directory = directory;
-    this.#open = open;
-    this.#log = log;
+  constructor(options: NbdFrontEndOptions) {
+    this.#options = options;
   }
 
+  /** Serves the devices of an earlier process again; their images open while it goes on. */
   async start(): Promise<void> {
-    // Nothing outlives the process but socket files, and listen() replaces those.
+    const { directory, log } = this.#options;
+    const records = await readNbdRecords(directory, log);
+    await Promise.all(
+      records.map(async (record) => {
+        try {
+          await this.#adopt(record);
+        } catch (error) {
+          log.error({ dev: record.id, err: error }, 'cannot serve a device of an earlier service');
+          this.#reserved.delete(record.id);
+        }
+      }),
+    );
+    if (records.length > 0)
+      log.info({ devices: records.length }, 'nbd serves the devices of an earlier service');
   }
 
   async attach(request: AttachRequest): Promise<Attachment> {
     const { id, configPath } = request;
+    const { directory, open } = this.#options;
     if (!DEVICE_ID.test(id))
       throw new DeviceError(
         'OBD_DEVICE_UNSUPPORTED',
@@ -188,17 +218,12 @@ export class NbdFrontEnd implements FrontEnd {
     this.#reserved.add(id);
     let device: BlockDevice | undefined;
     try {
-      device = await this.#open(configPath);
-      const server = await NbdServer.listen(
-        device,
-        join(this.#directory, `${id}.sock`),
-        this.#log.child({ dev: id }),
-      );
-      const attachment = this.#attachment(id, configPath, device, server);
-      this.#attached.set(id, attachment);
-      return attachment;
+      device = await open(configPath);
+      await writeNbdRecord(directory, { id, configPath, size: device.size, readOnly: device.readOnly });
+      return await this.#serve(id, configPath, device);
     } catch (error) {
       this.#reserved.delete(id);
+      await removeNbdRecord(directory, id);
       await device?.close();
       throw error;
     }
@@ -208,26 +233,115 @@ export class NbdFrontEnd implements FrontEnd {
     return [...this.#attached.values()];
   }
 
+  /** The records stay: the next process serves these devices again. */
   async close(): Promise<void> {
-    await Promise.all(this.attachments().map((attachment) => attachment.detach()));
+    await Promise.all([...this.#attached.values()].map((attachment) => attachment.leave()));
   }
 
-  #attachment(id: string, configPath: string, device: BlockDevice, server: NbdServer): Attachment {
-    let detached: Promise<void> | undefined;
-    return {
-      id,
-      transport: 'nbd',
-      configPath,
-      devicePath: server.socketPath,
-      device,
-      guard: server.guard,
-      detach: () =>
-        (detached ??= (async () => {
-          await server.close();
-          this.#attached.delete(id);
-          this.#reserved.delete(id);
-          await device.close();
-        })()),
-    };
+  async #serve(id: string, configPath: string, device: BlockDevice): Promise<NbdAttachment> {
+    const { directory, log } = this.#options;
+    const path = join(directory, `${id}.sock`);
+    const server = await NbdServer.listen(device, path, log.child({ dev: id }));
+    const attachment = new NbdAttachment(id, configPath, device, server, async (forGood) => {
+      if (forGood) await removeNbdRecord(directory, id);
+      this.#attached.delete(id);
+      this.#reserved.delete(id);
+    });
+    this.#attached.set(id, attachment);
+    return attachment;
+  }
+
+  /** Settles when the socket is there; the image may take longer. */
+  async #adopt(record: NbdRecord): Promise<void> {
+    const { open, policyOf } = this.#options;
+    const { id, configPath } = record;
+    this.#reserved.add(id);
+    const policy = (await policyOf?.(configPath)) ?? DEFAULT_POLICY;
+    const opening = open(configPath);
+    const device = new LateDevice(configPath, record, policy, new Error('it is being opened'), opening);
+    const attachment = await this.#serve(id, configPath, device).catch(async (error: unknown) => {
+      await opening.then((image) => image.close()).catch(() => undefined);
+      throw error;
+    });
+    void this.#openInTheEnd(attachment, device, opening);
+  }
+
+  /** Never rejects. */
+  async #openInTheEnd(
+    attachment: NbdAttachment,
+    device: LateDevice,
+    first: Promise<BlockDevice>,
+  ): Promise<void> {
+    const { open } = this.#options;
+    const { signal, configPath, guard } = attachment;
+    let opening = first;
+    for (let pause = FIRST_PAUSE_MS; ; pause = Math.min(pause * 2, LONGEST_PAUSE_MS))
+      try {
+        const image = await opening;
+        if (signal.aborted) {
+          await image.close();
+          return;
+        }
+        device.arrive(image);
+        guard.retry();
+        return;
+      } catch (error) {
+        if (signal.aborted) return;
+        device.reason = error;
+        guard.report(device.reason);
+        await sleep(pause, undefined, { signal }).catch(() => undefined);
+        opening = open(configPath);
+      }
+  }
+}
+
+/** A device on its socket. */
+class NbdAttachment implements Attachment {
+  readonly transport = 'nbd';
+  readonly id: string;
+  readonly configPath: string;
+  readonly device: BlockDevice;
+  readonly devicePath: string;
+  readonly guard: IoGuard;
+  readonly #server: NbdServer;
+  readonly #forget: (forGood: boolean) => Promise<void>;
+  readonly #stop = new AbortController();
+  #ended: Promise<void> | undefined;
+
+  constructor(
+    id: string,
+    configPath: string,
+    device: BlockDevice,
+    server: NbdServer,
+    forget: (forGood: boolean) => Promise<void>,
+  ) {
+    this.id = id;
+    this.configPath = configPath;
+    this.device = device;
+    this.devicePath = server.socketPath;
+    this.guard = server.guard;
+    this.#server = server;
+    this.#forget = forget;
+  }
+
+  /** Fires when the device is not served any more. */
+  get signal(): AbortSignal {
+    return this.#stop.signal;
+  }
+
+  detach(): Promise<void> {
+    return (this.#ended ??= this.#end(true));
+  }
+
+  /** Leaves the device to the next process. Idempotent. */
+  leave(): Promise<void> {
+    return (this.#ended ??= this.#end(false));
+  }
+
+  async #end(forGood: boolean): Promise<void> {
+    this.#stop.abort();
+    await this.#server.close();
+    await this.#forget(forGood);
+    await imageOf(this.device).close();
   }
 }

@@ -1,21 +1,29 @@
+import { readFile } from 'node:fs/promises';
+import { basename } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { ioError } from '../../blob/index.js';
+import { SECTOR, ioError } from '../../blob/index.js';
 import type { Logger } from '../../log/index.js';
 import { openTcmuQueue } from '../../native/index.js';
 import type { BlockDevice } from '../block-device.js';
 import type { ImageOpener } from '../front-end.js';
 import type { IoWorkers, ServedQueue } from '../io-workers.js';
-import { backstoreDir } from './configfs.js';
+import { DEFAULT_POLICY, type IoPolicy } from '../io-policy.js';
+import { LateDevice } from '../late-device.js';
+import { backstoreDir, findLun } from './configfs.js';
 import { mapSize } from './kernel.js';
 import type { UioName } from './names.js';
 
 const FIRST_PAUSE_MS = 1000;
 const LONGEST_PAUSE_MS = 30_000;
+/** An image that takes longer to open is reported, and its users are answered. */
+const LATE_MS = 5000;
 
 /** What a {@link TcmuDevice} works with. */
 export interface TcmuContext {
   readonly openImage: ImageOpener;
   readonly workers: IoWorkers;
+  /** The policy for a device whose image does not open; default {@link DEFAULT_POLICY}. Never rejects. */
+  readonly policyOf?: ((configPath: string) => Promise<IoPolicy>) | undefined;
   readonly logger: Logger;
 }
 
@@ -23,7 +31,8 @@ export interface TcmuContext {
  * One device of the kernel and the image behind it.
  *
  *   opening --image and ring are open--> serving --REMOVED, or the ring breaks--> closed
- *      '--fails: a new device is refused; an adopted one is tried again, because its users are waiting
+ *      '--fails: a new device is refused; an adopted one is tried again, because its users are waiting. Meanwhile a
+ *         {@link LateDevice} answers them, as the policy says
  */
 export class TcmuDevice {
   readonly name: UioName;
@@ -40,6 +49,9 @@ export class TcmuDevice {
   readonly #logger: Logger;
   readonly #stop = new AbortController();
   #work: Promise<void> = Promise.resolve();
+  /** The kernel kept it: it may have users. */
+  #adopted = false;
+  #late: LateDevice | undefined;
 
   constructor(context: TcmuContext, name: UioName, configPath: string, minor: number) {
     this.#context = context;
@@ -63,28 +75,80 @@ export class TcmuDevice {
 
   /** As {@link open}, but tried again until it succeeds or the device is closed. Never rejects. */
   openInTheEnd(): Promise<void> {
-    this.#work = (async () => {
-      for (
-        let pause = FIRST_PAUSE_MS;
-        !this.#stop.signal.aborted;
-        pause = Math.min(pause * 2, LONGEST_PAUSE_MS)
-      )
-        try {
-          await this.#open();
-          return;
-        } catch (error) {
-          this.#logger.warn({ err: error, pauseMs: pause }, 'cannot adopt the device yet; its I/O waits');
-          await sleep(pause, undefined, { signal: this.#stop.signal }).catch(() => undefined);
-        }
-    })();
+    this.#adopted = true;
+    this.#work = this.#openInTheEnd().catch((error: unknown) => {
+      this.#logger.error({ err: error }, 'cannot adopt the device');
+    });
     return this.#work;
+  }
+
+  async #openInTheEnd(): Promise<void> {
+    const { signal } = this.#stop;
+    for (let pause = FIRST_PAUSE_MS; !signal.aborted; pause = Math.min(pause * 2, LONGEST_PAUSE_MS))
+      try {
+        await this.#open();
+        return;
+      } catch (error) {
+        this.#logger.debug({ err: error, pauseMs: pause }, 'cannot adopt the device yet');
+        if (!this.#stop.signal.aborted) await this.#standIn(error);
+        await sleep(pause, undefined, { signal }).catch(() => undefined);
+      }
+  }
+
+  /** Lets a {@link LateDevice} answer the device's users, if it has any: without a disk nobody can wait. */
+  async #standIn(reason: unknown): Promise<void> {
+    try {
+      if (this.#late === undefined) {
+        const disk = await this.#disk();
+        if (disk === undefined) return;
+        const policy = (await this.#context.policyOf?.(this.configPath)) ?? DEFAULT_POLICY;
+        this.#late = new LateDevice(this.configPath, disk, policy, reason);
+        await this.#serve(this.#late);
+      }
+      this.#late.reason = reason;
+      this.served?.guard.report(this.#late.reason);
+    } catch (error) {
+      this.#late = undefined;
+      this.#logger.warn({ err: error, reason }, 'cannot answer for a device whose image does not open');
+    }
+  }
+
+  /** What its users see. */
+  async #disk(): Promise<{ size: number; readOnly: boolean } | undefined> {
+    const { hba, device } = this.name;
+    this.devicePath = (await findLun(hba, device))?.devicePath;
+    if (this.devicePath === undefined) return undefined;
+    const dir = `/sys/block/${basename(this.devicePath)}`;
+    const number = async (name: string): Promise<number> => Number(await readFile(`${dir}/${name}`, 'utf8'));
+    return { size: (await number('size')) * SECTOR, readOnly: (await number('ro')) === 1 };
+  }
+
+  /** The image is here: what waits goes to it, and then it takes the stand-in's place. */
+  async #replaceLate(device: BlockDevice): Promise<void> {
+    const { served } = this;
+    if (this.#late === undefined || served === undefined) return;
+    this.#late.arrive(device);
+    served.guard.retry();
+    await served.drain(0);
+    await served.gone;
+    this.#late = undefined;
   }
 
   async #open(): Promise<void> {
     const started = performance.now();
+    let standingIn: Promise<void> | undefined;
     try {
-      const device = await this.#context.openImage(this.configPath);
+      const opening = this.#context.openImage(this.configPath);
+      const timer = setTimeout(() => {
+        if (this.#adopted) standingIn = this.#standIn(new Error('it is being opened'));
+      }, LATE_MS);
+      const device = await opening.finally(async () => {
+        clearTimeout(timer);
+        await standingIn;
+      });
       try {
+        await this.#replaceLate(device);
+        this.#stop.signal.throwIfAborted();
         await this.#serve(device);
       } catch (error) {
         await device.close();
@@ -127,6 +191,7 @@ export class TcmuDevice {
   /** Lets go of ring and image, after the commands in flight. Idempotent. */
   async close(): Promise<void> {
     this.#stop.abort();
+    if (this.#late !== undefined) await this.served?.remove();
     await this.#work;
     await this.served?.remove();
     await this.device?.close();

@@ -170,6 +170,9 @@ export class TcmuFrontEnd implements FrontEnd {
     const { hba, device: backstore } = device.name;
     const lun = await findLun(hba, backstore);
     if (lun?.devicePath !== undefined) await assertUnused(lun.devicePath);
+    // The kernel waits for the commands in flight, and these may wait for longer.
+    if (device.served !== undefined && device.served.guard.health.state !== 'ready')
+      device.served.guard.abort();
     await removeTcmuDevice({ hba, device: backstore, naa: lun?.naa });
   }
 
