@@ -4,11 +4,8 @@ export * from './front-end.js';
 export * from './fuse/front-end.js';
 export * from './fuse/support.js';
 export * from './nbd/front-end.js';
-<<<<<<< HEAD
 export * from './device-meter.js';
-=======
 export { readNbdRecords } from './nbd/records.js';
->>>>>>> e8d56e3 (blockdev: devices whose image does not open are answered, and NBD devices outlive the service)
 export { IoGuard, type DeviceHealth, type IoState } from './io-guard.js';
 export { DEFAULT_POLICY, type IoPolicy } from './io-policy.js';
 export * from './io-workers.js';

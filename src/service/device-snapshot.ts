@@ -1,5 +1,5 @@
 import { DeviceError } from '../blob/index.js';
-import type { Attachment } from '../blockdev/index.js';
+import { imageOf, type Attachment } from '../blockdev/index.js';
 import type { Logger } from '../log/index.js';
 import type { SnapshotInfo } from './api.js';
 import type { Openings } from './openings.js';
@@ -13,7 +13,7 @@ export async function takeDeviceSnapshot(
   newConfigPath: string,
   { openings, log }: { readonly openings: Openings; readonly log: Logger },
 ): Promise<SnapshotInfo> {
-  const image = openings.of(device)?.image;
+  const image = openings.of(imageOf(device))?.image;
   if (image?.snapshot === undefined)
     throw new DeviceError(
       'OBD_DEVICE_UNSUPPORTED',

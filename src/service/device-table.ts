@@ -219,7 +219,7 @@ export class DeviceTable {
     return activityOf(
       this.#ofAttachment(attachment),
       device.reads,
-      this.#options.openings.of(device)?.image?.fetches,
+      this.#options.openings.of(imageOf(device))?.image?.fetches,
     );
   }
 
