@@ -29,6 +29,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[] | 'anything'>> = {
   doctor: ['blob', 'log', 'image', 'registryblob', 'service', 'snapshotter', 'containerd', 'install'],
   tools: ['blob', 'log', 'native', 'image', 'convert', ...formats],
   verify: ['blob', 'native', 'tar', 'convert', 'tools'],
+  report: ['blob', 'image', 'lsmt', 'service', 'verify'],
   bench: ['blob', 'log', 'native', 'cache', 'image', 'blockdev', 'convert', ...formats],
   cli: 'anything',
 };

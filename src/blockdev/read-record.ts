@@ -4,19 +4,22 @@
  * anybody; a reader may miss what is being written this moment.
  *
  * On the hot path a read costs a store or two into a bitmap: one bit per piece. Pieces are 4 KiB, or as large as the
- * device needs for 8 Mi of them to do: 1 MiB of bits at most, of which the kernel gives only the pages written to, each
+ * device needs for 16 Mi of them to do: 2 MiB of bits at most, of which the kernel gives only the pages written to, each
  * for 32 Ki pieces. The log of first reads takes 96 KiB, likewise.
  */
 
-/** Bytes of a piece, for devices of up to 32 GiB: a block of the file systems in images. */
+/** Bytes of a piece, for devices of up to 64 GiB (what a converted image has by default): a block of the file systems in images. */
 const MIN_PIECE = 4096;
-const MAX_PIECES = 8 * 1024 * 1024;
+const MAX_PIECES = 16 * 1024 * 1024;
 /** The start of a program, in reads of 16 KiB each: 64 MiB. */
 const FIRST_READS = 4096;
 /** Doubles of an entry: time, offset, length; a negative length is a read that was not answered from local disk alone. */
 const ENTRY = 3;
 /** Doubles before the entries: how many there are. */
 const HEAD = 1;
+
+/** From this size on the C library maps memory of its own, which the kernel clears page by page when it is used. */
+const LAZY_BYTES = 256 * 1024;
 
 /** The memory behind a {@link ReadRecord}; can be posted to a thread. */
 export interface ReadRecordMemory {
@@ -53,10 +56,13 @@ export class ReadRecord {
   static forSize(size: number): ReadRecord {
     let pieceSize = MIN_PIECE;
     while (size / pieceSize > MAX_PIECES) pieceSize *= 2;
+    const bits = Math.ceil(size / pieceSize / 8);
+    const log = HEAD + ENTRY * FIRST_READS;
+    const memory = new SharedArrayBuffer(Math.max(8 * log + bits, LAZY_BYTES));
     return new ReadRecord({
       pieceSize,
-      bits: new Uint8Array(new SharedArrayBuffer(Math.ceil(size / pieceSize / 8))),
-      log: new Float64Array(new SharedArrayBuffer(8 * (HEAD + ENTRY * FIRST_READS))),
+      log: new Float64Array(memory, 0, log),
+      bits: new Uint8Array(memory, 8 * log, bits),
     });
   }
 

@@ -30,6 +30,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<AddCommand>>> = {
   pull: async () => (await import('./rpull.js')).addPullCommand,
   'record-trace': async () => (await import('./record-trace.js')).addRecordTraceCommand,
   registry: async () => (await import('./registry.js')).addRegistryCommand,
+  report: async () => (await import('./report.js')).addReportCommand,
   resize: async () => (await import('./resize.js')).addResizeCommand,
   rpull: async () => (await import('./rpull.js')).addRpullCommand,
   service: async () => (await import('./tcmu-service.js')).addServiceCommand,

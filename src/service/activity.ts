@@ -10,7 +10,7 @@ import { FETCH_CAUSES, type FetchRecord } from '../image/index.js';
 import { deviceSchema, type DeviceInfo } from './api.js';
 
 /** Most bytes of a map, unpacked: see read-record.ts and fetch-record.ts, whose bound this is. */
-const MAX_MAP = 1024 * 1024;
+const MAX_MAP = 2 * 1024 * 1024;
 
 /** Times are milliseconds since 1970. Maps are packed with {@link packMap}. */
 export const activitySchema = z.object({
@@ -56,7 +56,7 @@ export type DeviceActivity = z.infer<typeof activitySchema>;
 export function packMap(map: Uint8Array): string {
   let end = map.length;
   while (end > 0 && map[end - 1] === 0) end--;
-  // At most 1 MiB, mostly zeroes: a few milliseconds at worst.
+  // At most 2 MiB, mostly zeroes: a few milliseconds at worst.
   return deflateRawSync(map.subarray(0, end), { level: 1 }).toString('base64');
 }
 

@@ -270,5 +270,5 @@ test('the admin API tells what happened on a device', async (t) => {
     ],
   );
   assert.match(await raw(path, 'GET /v1/devices/a/b/c HTTP/1.0\r\n\r\n'), /404/);
-  assert.throws(() => unpackMap(packMap(new Uint8Array(2 ** 21).fill(1))), /not what was packed/);
+  assert.throws(() => unpackMap(packMap(new Uint8Array(2 ** 22).fill(1))), /not what was packed/);
 });
