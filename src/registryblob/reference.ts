@@ -173,7 +173,8 @@ export function parseBlobUrl(text: string): BlobLocation {
   if (url.search !== '' || url.hash !== '') return bad('it has a query or fragment');
   // Doubled slashes occur where a repoBlobUrl was written with one at its end.
   const parts = url.pathname.split('/').filter((part) => part !== '');
-  const digest = decodeURIComponent(parts.at(-1) ?? '');
+  // The only character of a digest that some encode.
+  const digest = (parts.at(-1) ?? '').replace(/%3a/gi, ':');
   if (parts[0] !== 'v2' || parts.at(-2) !== 'blobs' || parts.length < 4)
     return bad('its path is not /v2/repository/blobs/digest');
   const repository = parts.slice(1, -2).join('/');

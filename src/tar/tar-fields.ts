@@ -122,6 +122,7 @@ export function paxRecords(body: Uint8Array, place: TarPlace): PaxRecord[] {
     const end = at + (/^[0-9]+$/.test(digits) ? Number(digits) : 0);
     const equals = body.indexOf(0x3d, space + 1);
     if (
+      space < 0 ||
       end <= space ||
       end > body.byteLength ||
       equals < 0 ||

@@ -16,7 +16,7 @@ import { formats, type Format } from './formats.js';
 import { Chance, mutated } from './mutate.js';
 
 const seed = Number(process.env['OBD_FUZZ_SEED'] ?? Date.now() % 1_000_000);
-const inputs = Number(process.env['OBD_FUZZ_INPUTS'] ?? 1_000);
+const inputs = Number(process.env['OBD_FUZZ_INPUTS'] ?? 20_000);
 const only = process.env['OBD_FUZZ_FORMAT'];
 /** One input is a few hundred kilobytes at most; a machine under load may stop us for seconds. */
 const MAX_INPUT_MS = 30_000;

@@ -94,6 +94,12 @@ describe('parseBlobUrl()', () => {
     });
 });
 
+test('parseBlobUrl() refuses a digest with a broken escape', () => {
+  // decodeURIComponent() in parseBlobUrl() threw a URIError, which nobody took for a wrong configuration.
+  assert.throws(() => parseBlobUrl('https://host/v2/a/blobs/sha256%'), { code: 'OBD_CONFIG_VALUE' });
+  assert.equal(parseBlobUrl(`https://host/v2/a/blobs/${digest.replace(':', '%3A')}`).digest, digest);
+});
+
 describe('HostSet', () => {
   test('has a host on all ports or on one', () => {
     const hosts = new HostSet(['a.example', 'B.example:5000', 'http://c.example/x', '[::1]:80']);

@@ -3,6 +3,7 @@ import test from 'node:test';
 import fc from 'fast-check';
 import { readTar, type TarEntry } from '../../src/tar/index.js';
 import { memberBytes, sealed, tarOf } from '../convert/make-image.js';
+import { tarMember } from '../fuzz/tar-seeds.js';
 
 async function* inChunks(bytes: Uint8Array, size = 1000): AsyncGenerator<Uint8Array> {
   for (let at = 0; at < bytes.byteLength; at += size) yield bytes.subarray(at, at + size);
@@ -380,4 +381,20 @@ test('Extended headers larger than any real one are refused before they are read
     header.write('77777777777\0', 124, 'latin1'),
   );
   await assert.rejects(readAll(Buffer.concat([huge, END])), /PAX header of \d+ bytes, expected at most/);
+});
+
+test('readTar() refuses a PAX record without a length, however its end looks', async () => {
+  // paxRecords() took rubbish without a space, behind a sound record, for a record of no bytes, again and again until memory ran out.
+  const archive = tarMember({
+    name: 'pax',
+    size: 20,
+    type: 'x',
+    content: Buffer.from('12 path=x/y\n\x01\0\0\0\0\0\0\0'),
+  });
+  await assert.rejects(
+    async () => {
+      for await (const entry of readTar(inChunks(archive), 'evil')) assert.fail(entry.path);
+    },
+    { code: 'OBD_CONVERT_BAD_TAR' },
+  );
 });
