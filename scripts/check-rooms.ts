@@ -9,6 +9,7 @@ const formats = ['tar', 'gzip', 'zfile', 'lsmt'];
 const MAY_IMPORT: Readonly<Record<string, readonly string[] | 'anything'>> = {
   blob: [],
   log: [],
+  metrics: ['blob', 'log'],
   native: ['blob'],
   tar: ['blob'],
   gzip: ['blob', 'native'],
@@ -23,8 +24,8 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[] | 'anything'>> = {
   image: ['blob', 'log', 'native', 'cache', 'registryblob', ...formats],
   convert: ['blob', 'log', 'native', 'registryblob', 'oci', ...formats],
   prefetch: ['blob', 'log', 'native', 'tar', 'image', 'verify'],
-  service: ['blob', 'log', 'native', 'image', 'prefetch', 'blockdev'],
-  snapshotter: ['blob', 'log', 'image'],
+  service: ['blob', 'log', 'metrics', 'native', 'image', 'prefetch', 'blockdev'],
+  snapshotter: ['blob', 'log', 'metrics', 'image'],
   install: ['blob'],
   doctor: ['blob', 'log', 'image', 'registryblob', 'service', 'snapshotter', 'containerd', 'install'],
   tools: ['blob', 'log', 'native', 'image', 'convert', ...formats],

@@ -35,7 +35,7 @@ export interface Attachment {
   /** The device being served, for its state and counters. */
   readonly device: BlockDevice;
   /** Its traffic and health; undefined where the transport does not count. */
-  readonly served?: Pick<ServedQueue, 'counters' | 'health'> | undefined;
+  readonly served?: Pick<ServedQueue, 'counters' | 'meter'> | undefined;
   /** Its failure policy at work. */
   readonly guard: IoGuard | undefined;
   /**

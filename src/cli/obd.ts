@@ -36,6 +36,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<AddCommand>>> = {
   service: async () => (await import('./tcmu-service.js')).addServiceCommand,
   snapshot: async () => (await import('./snapshot.js')).addSnapshotCommand,
   snapshotter: async () => (await import('./snapshotter.js')).addSnapshotterCommand,
+  top: async () => (await import('./top.js')).addTopCommand,
   umount: async () => (await import('./mount.js')).addUmountCommand,
   verify: async () => (await import('./verify.js')).addVerifyCommand,
   zfile: async () => (await import('./zfile.js')).addZFileCommand,

@@ -6,10 +6,12 @@ import { Command } from 'commander';
 import { DeviceError, ioError } from '../blob/index.js';
 import { loadServiceConfig } from '../image/index.js';
 import { makeLogger, type Logger, type LogLevel } from '../log/index.js';
+import { Exporter, metricsText, processMetrics } from '../metrics/index.js';
 import { FileLock, lockFile, setProjectQuota } from '../native/index.js';
 import { AdminClient } from '../service/index.js';
 import {
   DEFAULT_SNAPSHOTTER_CONFIG_PATH,
+  GrpcMetrics,
   SnapshotsServer,
   Snapshotter,
   loadSnapshotterConfig,
@@ -63,15 +65,20 @@ async function snapshotterCommand(configArgument: string): Promise<void> {
     );
     const client = new AdminClient(apiSocket);
     const host = new ServiceDeviceHost({ client, log, tenant: config.tenant });
+    const metrics = new GrpcMetrics();
     const snapshotter = await Snapshotter.open({
       ...{ config, log, host, tools: layerTools },
       limitSpace: setProjectQuota,
     });
     try {
-      const server = await SnapshotsServer.listen(config.address, snapshotter, log);
+      const server = await SnapshotsServer.listen(config.address, snapshotter, log, metrics);
+      const exporter = config.exporterConfig.enable
+        ? new Exporter(config.exporterConfig, () => metricsText([metrics.write, processMetrics]), log)
+        : undefined;
       log.info({ root: config.root, address: config.address }, 'snapshotter is ready');
       const reason = await stopped;
       log.info({ reason }, 'snapshotter is ending');
+      await exporter?.close();
       await server.close();
     } finally {
       await snapshotter.close();

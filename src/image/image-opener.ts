@@ -12,6 +12,7 @@ import {
   EXACT_UNIT,
   openCachedRemote,
   type CacheConfigKeys,
+  type CacheStats,
   type DownloadProgress,
 } from '../cache/index.js';
 import type { Logger } from '../log/index.js';
@@ -31,6 +32,7 @@ import {
 } from './live-snapshot.js';
 import { openImage, type OpenedImage, type OpenImageOptions } from './open-image.js';
 import type { ServiceConfig } from './service-config.js';
+import { SourceTraffic } from './source-traffic.js';
 
 /** How one image is opened. */
 export interface OpenOptions {
@@ -87,6 +89,8 @@ export interface HostedImage extends OpenedImage {
 
 /** One per process. */
 export class ImageOpener {
+  /** What was read from registries. */
+  readonly traffic = new SourceTraffic();
   readonly #config: ServiceConfig;
   /** Where what is wrong with images and registries is said. */
   readonly log: Logger;
@@ -95,6 +99,7 @@ export class ImageOpener {
   #cache: Promise<BlobCache> | undefined;
   #gzipCache: Promise<BlobCache> | undefined;
   #quiesce: (() => Promise<void>) | undefined;
+  readonly #openCaches = new Map<'registry' | 'gzip', BlobCache>();
   /** Openings that were aborted and have not ended yet. */
   readonly #dropped = new Set<Promise<void>>();
 
@@ -122,6 +127,16 @@ export class ImageOpener {
   /** The way to registries. @throws ConfigError */
   get client(): RegistryClient {
     return (this.#client ??= new RegistryClient(registryOptionsOf(this.#config, this.#log)));
+  }
+
+  /** Answers of registries so far, by HTTP status; failures without an answer by their kind. Empty before the first. */
+  get registryAnswers(): ReadonlyMap<string, number> {
+    return this.#client?.answers ?? new Map<string, number>();
+  }
+
+  /** What the caches hold and did: those that an image has needed so far. */
+  cacheStats(): ReadonlyMap<'registry' | 'gzip', CacheStats> {
+    return new Map([...this.#openCaches].map(([name, cache]) => [name, cache.stats]));
   }
 
   /** Opens the image of a configuration file. @throws IoError, ConfigError, ImageError */
@@ -274,7 +289,7 @@ export class ImageOpener {
   ): Promise<ReadableBlob> {
     const { url, digest, dir } = request;
     const size = request.size > 0 ? request.size : undefined;
-    this.#cache ??= this.#openCache(this.#config.cacheConfig);
+    this.#cache ??= this.#openCache('registry', this.#config.cacheConfig);
     const { type } = cacheOptions(this.#config.cacheConfig, this.#log);
     return openCachedRemote(await this.#cache, {
       url,
@@ -284,7 +299,10 @@ export class ImageOpener {
       type,
       unitSize,
       source: async () =>
-        fetches.watch(await this.client.openBlob(url, size === undefined ? {} : { size }), digest),
+        fetches.watch(
+          this.traffic.watch(await this.client.openBlob(url, size === undefined ? {} : { size })),
+          digest,
+        ),
     });
   }
 
@@ -297,8 +315,8 @@ export class ImageOpener {
     const { size } = plain;
     try {
       if (gzipCacheConfig.enable)
-        this.#gzipCache ??= this.#openCache({ ...gzipCacheConfig, cacheType: 'file' });
-      else this.#cache ??= this.#openCache(cacheConfig);
+        this.#gzipCache ??= this.#openCache('gzip', { ...gzipCacheConfig, cacheType: 'file' });
+      else this.#cache ??= this.#openCache('registry', cacheConfig);
       const cache = await (gzipCacheConfig.enable ? this.#gzipCache : this.#cache);
       if (cache === undefined) return plain;
       if (target.kind === 'remote' && gzipCacheConfig.enable) {
@@ -317,9 +335,10 @@ export class ImageOpener {
     }
   }
 
-  async #openCache(keys: CacheConfigKeys): Promise<BlobCache> {
+  async #openCache(name: 'registry' | 'gzip', keys: CacheConfigKeys): Promise<BlobCache> {
     const cache = await BlobCache.open(cacheOptions(keys, this.#log).options);
     if (this.#quiesce !== undefined) cache.setQuiesce(this.#quiesce);
+    this.#openCaches.set(name, cache);
     return cache;
   }
 

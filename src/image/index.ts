@@ -16,6 +16,7 @@ export * from './open-image.js';
 export type { ImageDescription } from './planner.js';
 export * from './result-file.js';
 export * from './service-config.js';
+export { SourceTraffic } from './source-traffic.js';
 export * from './unwrap-layer.js';
 
 /** URL of the module that I/O workers import for `createPlanner`. */

@@ -91,6 +91,12 @@ const schema = z.object({
       uriPrefix: text('/metrics'),
       port: u32().max(65535).default(9863),
       updateInterval: size().default(60000000),
+      /** Ours: overlaybd binds all addresses, and scrapers of a fleet rely on it. */
+      address: text('0.0.0.0'),
+      /** Ours: overlaybd puts the name of a series into the label `node`; true: the host's name is there. */
+      correctLabels: flag(false),
+      /** Ours: latency histograms of each device too, not only of all together: about 200 lines each. */
+      deviceHistograms: flag(false),
     })
     .prefault({}),
   registryFsVersion: text('v2'),
@@ -160,7 +166,6 @@ const UNSUPPORTED: readonly [key: string, differs: (config: ServiceConfig) => bo
   ['registryFsVersion', (c) => c.registryFsVersion !== 'v2', 'the registry is read as with "v2"'],
   ['cacheConfig.cacheType', (c) => c.cacheConfig.cacheType === 'ocf', 'the "file" cache is used'],
   ['enableAudit', (c) => c.enableAudit, 'there is no audit log; logLevel 0 logs every fetch'],
-  ['exporterConfig.enable', (c) => c.exporterConfig.enable, 'metrics are not exported'],
 ];
 
 /** Reads overlaybd.json. @throws IoError, ConfigError */

@@ -100,6 +100,11 @@ export class RegistryClient {
     return this.#plainHttpHosts.has(host) ? 'http' : 'https';
   }
 
+  /** Answers so far, see {@link Transport.answers}. */
+  get answers(): ReadonlyMap<string, number> {
+    return this.#transport.answers;
+  }
+
   /** Names a host insecure from here on; for callers to whom the user wrote an explicit `http://`. */
   allowPlainHttp(host: string): void {
     this.#plainHttpHosts.add(host);

@@ -7,7 +7,7 @@
  */
 import type { SecureContext } from 'node:tls';
 import type { Agent, Dispatcher } from 'undici';
-import { abortedError, ConfigError } from '../blob/index.js';
+import { abortedError, ConfigError, OverlaybdError } from '../blob/index.js';
 import { redactUrl } from '../log/index.js';
 import { DeadlineError, transportError } from './failures.js';
 import { HostSet } from './hosts.js';
@@ -108,10 +108,21 @@ export class Transport {
   /** By whether certificates are verified; made when first used. */
   readonly #agents = new Map<boolean, Agent>();
   readonly #places = new Map<string, Places>();
+  readonly #answers = new Map<string, number>();
   #closed = false;
 
   constructor(options: TransportOptions) {
     this.#options = options;
+  }
+
+  /** Answers so far by status; requests without one as what their error is: `OBD_REGISTRY_TIMEOUT`. */
+  get answers(): ReadonlyMap<string, number> {
+    return this.#answers;
+  }
+
+  /** Both statuses and codes are few. */
+  #count(answer: string): void {
+    this.#answers.set(answer, (this.#answers.get(answer) ?? 0) + 1);
   }
 
   #agent(rejectUnauthorized: boolean): Agent {
@@ -221,6 +232,7 @@ export class Transport {
         signal: controller.signal,
         ...(request.answerMs === undefined ? {} : { headersTimeout: request.answerMs }),
       });
+      this.#count(String(answer.statusCode));
       answer.body.once('close', finish);
       // Errors reach whoever reads the body; a body that nobody reads any more must not bring the process down.
       answer.body.on('error', finish);
@@ -237,7 +249,9 @@ export class Transport {
       };
     } catch (error) {
       finish();
-      throw transportError(reasonOf(error, controller), action, request.url, { signal, timeoutMs });
+      const failure = transportError(reasonOf(error, controller), action, request.url, { signal, timeoutMs });
+      this.#count(failure instanceof OverlaybdError ? failure.code : 'OBD_REGISTRY_CONNECTION');
+      throw failure;
     }
   }
 

@@ -11,6 +11,7 @@ import {
   type DeviceInfo,
   type ServiceInfo,
   type SnapshotInfo,
+  type TrafficAnswer,
 } from './api.js';
 
 /** A list of a thousand devices is far below. */
@@ -76,6 +77,11 @@ export class AdminClient {
 
   async list(): Promise<DeviceInfo[]> {
     return answerSchemas.devices.parse(await this.#call('GET', 'devices')).devices;
+  }
+
+  /** All devices and their meters. */
+  async traffic(): Promise<TrafficAnswer> {
+    return answerSchemas.traffic.parse(await this.#call('GET', 'traffic'));
   }
 
   async #call(method: string, path: string, body?: unknown): Promise<unknown> {

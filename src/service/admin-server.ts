@@ -29,6 +29,7 @@ import {
   type DeviceInfo,
   type ServiceInfo,
   type SnapshotInfo,
+  type TrafficAnswer,
 } from './api.js';
 
 /** What the server serves. */
@@ -42,6 +43,7 @@ export interface AdminHandlers {
   activity(key: string): DeviceActivity | Promise<DeviceActivity>;
   snapshot(key: string, configPath: string): Promise<SnapshotInfo>;
   metrics(): string;
+  traffic(): TrafficAnswer | Promise<TrafficAnswer>;
 }
 
 /** A person and a few scripts; more at once is a runaway. */
@@ -150,6 +152,8 @@ export class AdminServer {
         const { configPath } = parseBody(snapshotBodySchema, await readAll(request));
         return { status: 200, body: await handlers.snapshot(name, configPath) };
       }
+      case 'GET traffic':
+        return { status: 200, body: await handlers.traffic() };
       case 'GET metrics':
         return { status: 200, body: handlers.metrics() };
       default:

@@ -94,6 +94,15 @@ export type SnapshotInfo = z.infer<typeof snapshotSchema>;
 /** Body of a snapshot: the absolute path of the configuration that takes the place of the device's. */
 export const snapshotBodySchema = z.strictObject({ configPath: z.string().startsWith('/').max(4096) });
 
+const trafficSchema = z.object({
+  /** A clock of the service's, in ms; only differences mean something. */
+  atMs: z.number(),
+  /** `meter` is laid out as `DeviceMeter.words`; empty if the device does not count. */
+  devices: z.array(z.object({ device: deviceSchema, meter: z.array(z.number()) })),
+});
+/** All devices and their meters, for who shows what happens between two looks. */
+export type TrafficAnswer = z.infer<typeof trafficSchema>;
+
 const deviceListSchema = z.object({ devices: z.array(deviceSchema) });
 
 const abortSchema = z.object({ aborted: z.number(), device: deviceSchema });
@@ -136,6 +145,7 @@ export const answerSchemas = {
   service: serviceSchema,
   device: deviceSchema,
   devices: deviceListSchema,
+  traffic: trafficSchema,
   abort: abortSchema,
   snapshot: snapshotSchema,
   error: z.object({ error: errorSchema }),

@@ -18,10 +18,12 @@ import {
   type AbortAnswer,
   type DeviceInfo,
   type SnapshotInfo,
+  type TrafficAnswer,
   type TransportChoice,
 } from './api.js';
 import { configName, imageName } from './device-names.js';
 import { takeDeviceSnapshot } from './device-snapshot.js';
+import type { MeteredDevice } from './device-totals.js';
 import type { ImageStats, Opening, Openings } from './openings.js';
 
 /** What the table is made of. */
@@ -245,6 +247,22 @@ export class DeviceTable {
     for (const opening of [...openings.running(), ...openings.failed()])
       if (!ours.has(opening.configPath)) rows.push(ofOpening(opening, this.#defaultTransport()));
     return rows.sort((a, b) => (a.since < b.since ? -1 : a.since > b.since ? 1 : 0));
+  }
+
+  /** Attached devices that count their commands. */
+  metered(): MeteredDevice[] {
+    return this.#attachments().flatMap(({ id, transport, served }) =>
+      served === undefined ? [] : [{ id, transport, meter: served.meter }],
+    );
+  }
+
+  /** {@link list}, with each device's meter. */
+  traffic(): TrafficAnswer {
+    const meters = new Map(this.metered().map(({ id, meter }) => [id, [...meter.words]]));
+    return {
+      atMs: performance.now(),
+      devices: this.list().map((device) => ({ device, meter: meters.get(device.id) ?? [] })),
+    };
   }
 
   /** True if nothing is attached or being attached. */

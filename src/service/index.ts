@@ -12,8 +12,12 @@ export {
   type DeviceState,
   type ServiceInfo,
   type SnapshotInfo,
+  type TrafficAnswer,
   type TransportChoice,
 } from './api.js';
+export { DeviceTotals, type MeteredDevice } from './device-totals.js';
+export { ReferenceMetrics, type SeriesSample } from './reference-metrics.js';
+export { commandMetrics, sourceMetrics } from './traffic-metrics.js';
 export { DeviceTable, type DeviceTableOptions, type TableRequest } from './device-table.js';
 export { Openings, type ImageLoader, type ImageStats } from './openings.js';
 export * from './mounts.js';

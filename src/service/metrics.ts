@@ -1,10 +1,11 @@
+import type { FamilyType, MetricsText } from '../metrics/index.js';
 import { DEVICE_STATES, type DeviceInfo } from './api.js';
 
 /** One family: name, help, type, and a value per device. */
 const FAMILIES: readonly (readonly [
   name: string,
   help: string,
-  type: string,
+  type: FamilyType,
   of: (d: DeviceInfo) => number,
 ])[] = [
   ['overlaybd_device_reads_total', 'Reads of the device', 'counter', (d) => d.reads],
@@ -22,6 +23,18 @@ const FAMILIES: readonly (readonly [
     (d) => d.remoteBytes,
   ],
   ['overlaybd_device_present_bytes', 'Those that are on local disk', 'gauge', (d) => d.presentBytes],
+  [
+    'overlaybd_device_download_bytes',
+    'Bytes that the background download brought; 0 without one',
+    'gauge',
+    (d) => d.download?.bytes ?? 0,
+  ],
+  [
+    'overlaybd_device_download_running',
+    '1 while layers are downloaded in the background',
+    'gauge',
+    (d) => (d.download?.state === 'running' ? 1 : 0),
+  ],
   ['overlaybd_device_errors_total', 'Commands that ended in an error', 'counter', (d) => d.errors],
   ['overlaybd_device_waiting', 'Commands that failed and are repeated', 'gauge', (d) => d.waiting ?? 0],
   [
@@ -38,19 +51,13 @@ const FAMILIES: readonly (readonly [
   ],
 ];
 
-const escape = (value: string): string =>
-  value.replaceAll('\\', '\\\\').replaceAll('"', '\\"').replaceAll('\n', '\\n');
-
-/** The devices' numbers in Prometheus' text format, version 0.0.4. */
-export function deviceMetrics(devices: readonly DeviceInfo[]): string {
-  const lines = ['# HELP overlaybd_devices Devices by state', '# TYPE overlaybd_devices gauge'];
-  for (const state of DEVICE_STATES)
-    lines.push(`overlaybd_devices{state="${state}"} ${devices.filter((d) => d.state === state).length}`);
-  const ready = devices.filter((d) => d.state !== 'opening' && d.state !== 'failed');
+/** The devices' own numbers. */
+export function deviceMetrics(out: MetricsText, devices: readonly DeviceInfo[]): void {
+  out.family('overlaybd_devices', 'gauge', 'Devices by state');
+  for (const state of DEVICE_STATES) out.sample(devices.filter((d) => d.state === state).length, { state });
+  const attached = devices.filter((d) => d.state !== 'opening' && d.state !== 'failed');
   for (const [name, help, type, of] of FAMILIES) {
-    lines.push(`# HELP ${name} ${help}`, `# TYPE ${name} ${type}`);
-    for (const d of ready)
-      lines.push(`${name}{device="${escape(d.id)}",transport="${d.transport}"} ${of(d)}`);
+    out.family(name, type, help);
+    for (const d of attached) out.sample(of(d), { device: d.id, transport: d.transport });
   }
-  return lines.join('\n') + '\n';
 }

@@ -28,11 +28,11 @@ import { AdminServer } from './admin-server.js';
 import { API_VERSION, type AbortAnswer, type AttachBody, type DeviceInfo, type ServiceInfo } from './api.js';
 import { DeviceTable } from './device-table.js';
 import { imageLoader, ioPolicyOf } from './image-loader.js';
-import { deviceMetrics } from './metrics.js';
 import { removeDeadMounts } from './mounts.js';
 import { Openings } from './openings.js';
 import { SnapshotServer } from './snapshot-server.js';
 import { takeRunLock, type RunLock } from './run-lock.js';
+import { ServiceMetrics } from './service-metrics.js';
 
 /** Writes the configuration of an image named by reference into `dir`; returns its path. */
 export type ImageResolver = (
@@ -78,6 +78,7 @@ export class Service {
   readonly #openings: Openings;
   readonly #frontEnds: readonly FrontEnd[];
   readonly #table: DeviceTable;
+  readonly #metrics: ServiceMetrics;
   readonly #since = new Date();
   #server: AdminServer | undefined;
   #snapshots: SnapshotServer | undefined;
@@ -105,6 +106,13 @@ export class Service {
       frontEnds: this.#frontEnds,
       openings: this.#openings,
       unsupported: transports.unsupported,
+      log,
+    });
+    this.#metrics = new ServiceMetrics({
+      table: this.#table,
+      opener: this.#opener,
+      keys: config.exporterConfig,
+      version: options.version,
       log,
     });
     this.idle = new Promise((resolve) => (this.#sayIdle = resolve));
@@ -162,7 +170,11 @@ export class Service {
           await this.#table.locate();
           return this.#table.snapshot(key, path);
         },
-        metrics: () => deviceMetrics(this.#table.list()),
+        metrics: () => this.#metrics.text(),
+        traffic: async () => {
+          await this.#table.locate();
+          return this.#table.traffic();
+        },
       },
       log,
     );
@@ -173,6 +185,7 @@ export class Service {
         log,
       );
     log.info({ ...this.info(), unsupported: Object.fromEntries(this.unsupported) }, 'service is ready');
+    this.#metrics.start();
     this.#checkIdle(EPHEMERAL_START_MS);
   }
 
@@ -243,6 +256,7 @@ export class Service {
       };
       this.#openings.close();
       await step('the live-snapshot API', () => this.#snapshots?.close());
+      await step('the metrics', () => this.#metrics.close());
       await step('the admin API', () => this.#server?.close());
       const end = (frontEnd: FrontEnd): Promise<void> =>
         step(`front end ${frontEnd.transport}`, () => frontEnd.close());

@@ -32,7 +32,9 @@ const schema = z.object({
     .object({
       enable: z.boolean().default(false),
       uriPrefix: z.string().default('/metrics'),
-      port: z.number().int().default(9863),
+      port: z.number().int().min(0).max(65535).default(9863),
+      /** Ours: the reference binds all addresses. */
+      address: z.string().default('0.0.0.0'),
     })
     .prefault({}),
   /** Ours: overlaybd.json of the service, empty for the usual place; its `apiSocket` is where devices are asked for. */
@@ -67,7 +69,5 @@ export async function loadSnapshotterConfig(path: string, log: Logger): Promise<
     fail(`"address" has more than ${MAX_SOCKET_PATH} bytes, which is the most a socket's path can have`);
   if (config.rootfsQuota !== '' && parseSize(config.rootfsQuota) === undefined)
     fail(`"rootfsQuota" is ${JSON.stringify(config.rootfsQuota)}, expected a size such as "20g"`);
-  if (config.exporterConfig.enable)
-    log.warn({ source: path, key: 'exporterConfig' }, 'Configuration key is not supported');
   return config;
 }

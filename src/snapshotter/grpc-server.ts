@@ -4,6 +4,7 @@ import { dirname } from 'node:path';
 import { Server, ServerCredentials } from '@grpc/grpc-js';
 import { IoError, ioError, isSystemError } from '../blob/index.js';
 import type { Logger } from '../log/index.js';
+import type { GrpcMetrics } from './grpc-metrics.js';
 import { snapshotsHandlers } from './grpc-service.js';
 import type { Snapshotter } from './snapshotter.js';
 import { snapshotsService } from './wire.js';
@@ -22,10 +23,15 @@ export class SnapshotsServer {
   }
 
   /**
-   * Listens on a Unix socket, for its owner only. A socket that nobody listens on is stale, and replaced.
+   * Listens on a Unix socket, for its owner only; requests are counted in `metrics`. A socket that nobody listens on is stale, and replaced.
    * @throws IoError OBD_IO_EXISTS if somebody listens there.
    */
-  static async listen(address: string, snapshotter: Snapshotter, log: Logger): Promise<SnapshotsServer> {
+  static async listen(
+    address: string,
+    snapshotter: Snapshotter,
+    log: Logger,
+    metrics?: GrpcMetrics,
+  ): Promise<SnapshotsServer> {
     try {
       await mkdir(dirname(address), { recursive: true, mode: 0o700 });
       if (await answers(address))
@@ -37,7 +43,7 @@ export class SnapshotsServer {
         if (!isSystemError(error) || error.code !== 'ENOENT') throw error;
       });
       const server = new Server();
-      server.addService(snapshotsService, snapshotsHandlers(snapshotter, log));
+      server.addService(snapshotsService, snapshotsHandlers(snapshotter, log, metrics));
       const mask = process.umask(0o177); // from its first moment it is for its owner only
       try {
         await new Promise<void>((resolve, reject) => {

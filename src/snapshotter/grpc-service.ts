@@ -9,6 +9,7 @@ import {
 } from '@grpc/grpc-js';
 import { OverlaybdError, type ErrorCode } from '../blob/index.js';
 import type { Logger } from '../log/index.js';
+import { GrpcMetrics } from './grpc-metrics.js';
 import type { SnapshotRecord } from './records.js';
 import type { Snapshotter } from './snapshotter.js';
 import {
@@ -79,7 +80,11 @@ function info(record: SnapshotRecord): Info {
 }
 
 /** Handlers of the service, for a gRPC server. */
-export function snapshotsHandlers(snapshotter: Snapshotter, log: Logger): UntypedServiceImplementation {
+export function snapshotsHandlers(
+  snapshotter: Snapshotter,
+  log: Logger,
+  metrics: GrpcMetrics = new GrpcMetrics(),
+): UntypedServiceImplementation {
   const failure = (method: string, error: unknown): { code: status; details: string } => {
     const code = error instanceof OverlaybdError ? grpcStatus(error.code) : status.UNKNOWN;
     const details = errorText(error);
@@ -94,10 +99,12 @@ export function snapshotsHandlers(snapshotter: Snapshotter, log: Logger): Untype
       const began = performance.now();
       void (async () => answer(call.request))().then(
         (response) => {
+          metrics.ended(method, performance.now() - began, true);
           log.debug({ method, ms: Math.round(performance.now() - began) }, 'request answered');
           reply(null, response);
         },
         (error: unknown) => {
+          metrics.ended(method, performance.now() - began, false);
           reply(failure(method, error));
         },
       );
@@ -141,9 +148,16 @@ export function snapshotsHandlers(snapshotter: Snapshotter, log: Logger): Untype
       return {};
     }),
     List: (call: ServerWritableStream<ListRequest, { info: Info[] }>) => {
-      list(call).catch((error: unknown) => {
-        call.emit('error', failure('List', error));
-      });
+      const began = performance.now();
+      list(call).then(
+        () => {
+          metrics.ended('List', performance.now() - began, true);
+        },
+        (error: unknown) => {
+          metrics.ended('List', performance.now() - began, false);
+          call.emit('error', failure('List', error));
+        },
+      );
     },
   };
 }

@@ -2,6 +2,7 @@
 export * from './config.js';
 export type { DeviceHost } from './device-host.js';
 export type { FileSystemSpec } from './file-system-spec.js';
+export * from './grpc-metrics.js';
 export * from './grpc-server.js';
 export type { LayerTools, NewWritableLayer, WritablePair } from './layer-tools.js';
 export type { Mount } from './mounts.js';

@@ -206,6 +206,7 @@ test('errors of a device and an opening without end are warnings, and text from 
         throw new TypeError('not asked');
       },
       snapshot: async () => Promise.reject(new TypeError('Not asked for')),
+      traffic: () => ({ atMs: 0, devices: [] }),
       metrics: () => '',
     },
     silentLogger,

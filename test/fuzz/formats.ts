@@ -1,7 +1,7 @@
 /** What is fuzzed: for each format good bytes, a way to mend checksums after damage, and the code that reads it. */
 import { Writable, Readable } from 'node:stream';
 import { MemoryBlob, WritableMemoryBlob } from '../../src/blob/index.js';
-import { BlockDevice } from '../../src/blockdev/index.js';
+import { BlockDevice, DeviceMeter } from '../../src/blockdev/index.js';
 import { IoGuard } from '../../src/blockdev/io-guard.js';
 import { ByteReader } from '../../src/blockdev/nbd/byte-reader.js';
 import { handshake } from '../../src/blockdev/nbd/handshake.js';
@@ -199,7 +199,8 @@ async function talkNbd(bytes: Buffer): Promise<void> {
   const device = new BlockDevice(blob, { readOnly: (bytes.byteLength & 1) === 1 });
   const negotiated = await handshake(reader, out, device);
   const guard = new IoGuard(device, LOGGER);
-  if (negotiated !== undefined) await transmission(reader, out, { device, guard }, negotiated, LOGGER);
+  if (negotiated !== undefined)
+    await transmission(reader, out, { device, guard, meter: new DeviceMeter() }, negotiated, LOGGER);
 }
 
 const manifest = {

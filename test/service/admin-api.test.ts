@@ -65,6 +65,7 @@ async function serve(t: TestContext, some: Partial<AdminHandlers> = {}) {
       list: () => [device],
       activity: () => activityOf(device, undefined, undefined),
       snapshot: async () => Promise.reject(new TypeError('Not asked for')),
+      traffic: () => ({ atMs: 0, devices: [] }),
       metrics: () => 'a 1\n',
       ...some,
     },

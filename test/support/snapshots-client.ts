@@ -151,7 +151,7 @@ export const CONFIG_DEFAULTS = {
   tenant: -1,
   turboFsType: [],
   runtimeType: 'containerd',
-  exporterConfig: { enable: false, uriPrefix: '/metrics', port: 9863 },
+  exporterConfig: { enable: false, uriPrefix: '/metrics', port: 9863, address: '127.0.0.1' },
   serviceConfig: '',
   attachTimeout: 60,
 } as const satisfies Partial<SnapshotterConfig>;

@@ -11,6 +11,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { DeviceError, ioError } from '../../blob/index.js';
 import type { Logger } from '../../log/index.js';
 import type { BlockDevice } from '../block-device.js';
+import { DeviceMeter } from '../device-meter.js';
 import { IoGuard } from '../io-guard.js';
 import {
   DEVICE_ID,
@@ -38,6 +39,7 @@ export class NbdServer {
   readonly socketPath: string;
   /** The device's failure policy at work. */
   readonly guard: IoGuard;
+  readonly meter = new DeviceMeter();
   readonly #device: BlockDevice;
   readonly #log: Logger;
   readonly #server: Server;
@@ -121,7 +123,13 @@ export class NbdServer {
       clearTimeout(timer);
     });
     if (negotiated === undefined) return;
-    await transmission(reader, socket, { device: this.#device, guard: this.guard }, negotiated, this.#log);
+    await transmission(
+      reader,
+      socket,
+      { device: this.#device, guard: this.guard, meter: this.meter },
+      negotiated,
+      this.#log,
+    );
     await new Promise<void>((resolve) => {
       if (socket.destroyed) resolve();
       else
@@ -303,6 +311,7 @@ class NbdAttachment implements Attachment {
   readonly device: BlockDevice;
   readonly devicePath: string;
   readonly guard: IoGuard;
+  readonly served: Attachment['served'];
   readonly #server: NbdServer;
   readonly #forget: (forGood: boolean) => Promise<void>;
   readonly #stop = new AbortController();
@@ -320,6 +329,13 @@ class NbdAttachment implements Attachment {
     this.device = device;
     this.devicePath = server.socketPath;
     this.guard = server.guard;
+    const { meter } = server;
+    this.served = {
+      meter,
+      get counters() {
+        return meter.counters;
+      },
+    };
     this.#server = server;
     this.#forget = forget;
   }

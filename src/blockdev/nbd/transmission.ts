@@ -8,6 +8,8 @@ import type { Writable } from 'node:stream';
 import { OverlaybdError, type ErrorCode } from '../../blob/index.js';
 import type { Logger } from '../../log/index.js';
 import type { BlockDevice } from '../block-device.js';
+import { IoCause } from '../../native/index.js';
+import type { DeviceMeter } from '../device-meter.js';
 import type { IoGuard } from '../io-guard.js';
 import type { ByteReader } from './byte-reader.js';
 import { ALLOCATION_CONTEXT, type Negotiated } from './handshake.js';
@@ -46,10 +48,20 @@ const FLAGS: Readonly<Partial<Record<number, number>>> = {
   [Command.BLOCK_STATUS]: CommandFlag.FUA | CommandFlag.REQ_ONE,
 };
 
+/** What commands count as. Where a read's bytes come from is not known here. */
+const CAUSES: Readonly<Partial<Record<number, number>>> = {
+  [Command.READ]: IoCause.GENERAL,
+  [Command.WRITE]: IoCause.WRITE,
+  [Command.FLUSH]: IoCause.FLUSH,
+  [Command.TRIM]: IoCause.DISCARD,
+  [Command.WRITE_ZEROES]: IoCause.DISCARD,
+};
+
 /** A device, and the policy that its commands go through. */
 export interface Served {
   readonly device: BlockDevice;
   readonly guard: IoGuard;
+  readonly meter: DeviceMeter;
 }
 
 /** Serves commands until the client disconnects or breaks the protocol. Waits for the commands in flight. */
@@ -124,9 +136,13 @@ async function answer(
   log: Logger,
 ): Promise<void> {
   let reply: Buffer[];
+  let ok = true;
+  const began = performance.now();
+  served.meter.begin();
   try {
     reply = await execute(served, negotiated, request, payload);
   } catch (error) {
+    ok = false;
     const number = nbdError(error);
     served.guard.failed(error);
     if (number === NbdError.EIO)
@@ -138,6 +154,8 @@ async function answer(
         : simpleReply(request.cookie, number),
     ];
   }
+  const bytes = request.command === Command.READ || request.command === Command.WRITE ? request.length : 0;
+  served.meter.end(CAUSES[request.command], performance.now() - began, bytes, ok);
   // A reply counts as in flight until the client has room for it.
   await room.write(reply);
 }
