@@ -28,6 +28,10 @@ async function remote(t: TestContext, seed: number): Promise<Remote> {
 
 async function attach(t: TestContext, node: ServiceNode, id: string, { config }: Remote): Promise<NbdReader> {
   const { devicePath = '' } = await node.attach(id, node.image(id, config));
+  return connect(t, devicePath);
+}
+
+async function connect(t: TestContext, devicePath: string): Promise<NbdReader> {
   const reader = await NbdReader.connect(devicePath);
   t.after(() => {
     reader.close();
@@ -92,7 +96,8 @@ for (const [what, spoil] of [
       spoil(path);
       if (when === 'closed') {
         await node.run();
-        reader = await attach(t, node, 'x', image);
+        // The device has outlived its service.
+        reader = await connect(t, (await node.client.get('x')).devicePath ?? '');
       }
       await readsWhole(reader, image);
     });
