@@ -15,7 +15,7 @@ import {
   type CacheStats,
   type DownloadProgress,
 } from '../cache/index.js';
-import type { Logger } from '../log/index.js';
+import type { AuditLog, Logger } from '../log/index.js';
 import { AppendLayer, WritableLayerStack } from '../lsmt/index.js';
 import { registryOptionsOf, RegistryClient } from '../registryblob/index.js';
 import { BackgroundCompaction, type Compactable } from './background-compaction.js';
@@ -90,7 +90,7 @@ export interface HostedImage extends OpenedImage {
 /** One per process. */
 export class ImageOpener {
   /** What was read from registries. */
-  readonly traffic = new SourceTraffic();
+  readonly traffic: SourceTraffic;
   readonly #config: ServiceConfig;
   /** Where what is wrong with images and registries is said. */
   readonly log: Logger;
@@ -103,7 +103,9 @@ export class ImageOpener {
   /** Openings that were aborted and have not ended yet. */
   readonly #dropped = new Set<Promise<void>>();
 
-  constructor(config: ServiceConfig, log: Logger) {
+  /** @param audit where reads of registries are noted; stays its owner's. */
+  constructor(config: ServiceConfig, log: Logger, audit?: AuditLog) {
+    this.traffic = new SourceTraffic(audit);
     this.#config = config;
     this.log = log;
     this.#log = log;

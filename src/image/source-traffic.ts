@@ -1,4 +1,5 @@
 import type { ReadableBlob, ReadOptions } from '../blob/index.js';
+import type { AuditLog } from '../log/index.js';
 
 /** What a process read from registries, all images together: the reads that caches and downloads made of their sources. */
 export class SourceTraffic {
@@ -10,11 +11,11 @@ export class SourceTraffic {
   /** Milliseconds of all that ended. */
   milliseconds = 0;
   #longest = 0;
-  readonly #onRead: ((blob: string, offset: number, size: number, milliseconds: number) => void) | undefined;
+  readonly #audit: AuditLog | undefined;
 
-  /** @param onRead told of each read that ended well. */
-  constructor(onRead?: (blob: string, offset: number, size: number, milliseconds: number) => void) {
-    this.#onRead = onRead;
+  /** @param audit told of each read that ended well; stays its owner's. */
+  constructor(audit?: AuditLog) {
+    this.#audit = audit;
   }
 
   /** Milliseconds of the longest read since the last call. One reader. */
@@ -41,7 +42,8 @@ export class SourceTraffic {
       await blob.read(offset, into, options);
       this.reads++;
       this.bytes += into.byteLength;
-      this.#onRead?.(blob.name, offset, into.byteLength, performance.now() - began);
+      const operation = options?.cause === 'download' ? 'bk_download' : 'download';
+      this.#audit?.record(operation, blob.name, offset, into.byteLength, performance.now() - began);
     } catch (error) {
       this.errors++;
       throw error;

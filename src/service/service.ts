@@ -23,7 +23,7 @@ import {
   type Transport,
 } from '../blockdev/index.js';
 import { ImageOpener, loadImageConfig, plannerModule, type ServiceConfig } from '../image/index.js';
-import type { Logger } from '../log/index.js';
+import { AuditLog, type Logger } from '../log/index.js';
 import { AdminServer } from './admin-server.js';
 import { API_VERSION, type AbortAnswer, type AttachBody, type DeviceInfo, type ServiceInfo } from './api.js';
 import { DeviceTable } from './device-table.js';
@@ -74,6 +74,7 @@ export class Service {
   readonly #options: ServiceOptions;
   readonly #lock: RunLock;
   readonly #opener: ImageOpener;
+  readonly #audit: AuditLog | undefined;
   readonly #workers: IoWorkers;
   readonly #openings: Openings;
   readonly #frontEnds: readonly FrontEnd[];
@@ -92,7 +93,8 @@ export class Service {
     this.#options = options;
     this.#lock = lock;
     this.unsupported = transports.unsupported;
-    this.#opener = new ImageOpener(config, log);
+    this.#audit = openAudit(config, log);
+    this.#opener = new ImageOpener(config, log, this.#audit);
     this.#workers = new IoWorkers({ logger: log, plannerModule });
     const loader = {
       log,
@@ -266,6 +268,7 @@ export class Service {
       for (const frontEnd of this.#frontEnds) if (OUTLIVING.has(frontEnd.transport)) await end(frontEnd);
       await step('the I/O workers', () => this.#workers.close());
       await step('caches and network', () => this.#opener.close());
+      this.#audit?.close();
       // Records of devices stay for the next service.
       await rmdir(this.#nbdDir).catch(() => undefined);
       await step('the lock', () => this.#lock.release());
@@ -379,6 +382,20 @@ async function kernelDeviceNames(): Promise<string[]> {
   const uio = '/sys/class/uio';
   const entries = await readdir(uio).catch(() => []);
   return Promise.all(entries.map((entry) => readFile(join(uio, entry, 'name'), 'utf8').catch(() => '')));
+}
+
+/** Nothing is served worse for want of an audit log; that there is none is said. */
+function openAudit({ enableAudit, auditPath, logConfig }: ServiceConfig, log: Logger): AuditLog | undefined {
+  if (!enableAudit) return undefined;
+  try {
+    return new AuditLog(auditPath, {
+      maxBytes: Math.max(1, logConfig.logSizeMB) * 2 ** 20,
+      keep: logConfig.logRotateNum,
+    });
+  } catch (error) {
+    log.error({ path: auditPath, err: error }, 'the audit log cannot be opened; there will be none');
+    return undefined;
+  }
 }
 
 interface Transports {
