@@ -64,7 +64,7 @@ describe('obd report', { skip, timeout: 240_000 }, () => {
     const layers = [
       tarOf([
         { path: 'data/' },
-        { path: 'data/big.bin', content: randomBytes(3 << 20) },
+        { path: 'data/big.bin', content: randomBytes(16 << 20) },
         { path: 'data/unread.bin', content: randomBytes(2 << 20) },
       ]),
       tarOf([
@@ -124,8 +124,8 @@ describe('obd report', { skip, timeout: 240_000 }, () => {
     const { totals, layers, files, reads, requests, map } = report;
     const file = (path: string) => files.files.find((one) => one.path === path);
     const big = file('/data/big.bin');
-    // The kernel reads ahead, but not that far.
-    assert.ok(big !== undefined && big.readBytes >= 1 << 20 && big.readBytes < 2 << 20, JSON.stringify(big));
+    // The kernel reads ahead, as far as the device is set to, but not that far.
+    assert.ok(big !== undefined && big.readBytes >= 1 << 20 && big.readBytes < 12 << 20, JSON.stringify(big));
     assert.equal(big.layer, 0);
     assert.ok(big.fetchedBytes >= big.readBytes && big.fetchedBytes <= big.size);
     assert.ok((big.firstRead ?? 0) > 0);
