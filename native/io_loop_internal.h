@@ -32,7 +32,7 @@ struct slot {
 struct served {
     struct io_queue *queue;
     struct io_meter *meter; // or NULL
-    uint16_t free_slot; // head of the free list; IO_QUEUE_DEPTH when none is left
+    uint16_t free_slot;     // head of the free list; IO_QUEUE_DEPTH when none is left
     uint16_t in_flight;
     uint8_t polled;  // in the epoll set
     uint8_t hot;     // fetch may find more without polling

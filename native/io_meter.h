@@ -1,8 +1,8 @@
 // What one queue's commands were and how long each took, from its arrival to its end, counted where it ends.
 //
 // The numbers are doubles in memory that JavaScript shares between threads (src/native/io-meter.ts has the
-// same layout). The loop's thread alone adds to them; anybody reads, and sees each number whole, if not all of
-// one moment. Nothing is allocated, and no system call is made.
+// same layout). The loop's thread alone adds to them; anybody reads, and sees each number whole, if not all
+// of one moment. Nothing is allocated, and no system call is made.
 //
 // Times fall into buckets whose width is a quarter of a power of two: a percentile is right to a fifth.
 #pragma once
