@@ -14,7 +14,8 @@ type Kind = 'unit' | 'system';
 const SETTINGS: Readonly<Record<Kind, readonly string[]>> = {
   unit: ['--test-concurrency=2', '--test-timeout=300000'],
   // System tests share the machine's devices, mounts and ports: one file at a time.
-  system: ['--test-concurrency=1', '--test-timeout=900000'],
+  // The time is for a whole file: a dozen machines, each with a limit of its own.
+  system: ['--test-concurrency=1', '--test-timeout=2700000'],
 };
 
 const [asked = 'unit', ...names] = process.argv.slice(2);
