@@ -13,7 +13,7 @@ export type AuditOperation = 'download' | 'bk_download';
 
 /** See the head of this file. One writer. */
 export class AuditLog {
-  readonly #file: RotatingFile;
+  #file: RotatingFile | undefined;
 
   /** @throws a system error if the file cannot be opened. */
   constructor(path: string, rotation: Rotation) {
@@ -39,14 +39,16 @@ export class AuditLog {
       encodeURIComponent,
     );
     const latency = Math.round(milliseconds * 1000);
-    this.#file.write(
+    this.#file?.write(
       `${time(at)}|AUDIT|th=0000000000000000|` +
         `${operation}[pathname=${name}][offset=${offset}][size=${size}][latency=${latency}]\n`,
     );
   }
 
+  /** Reads that end later are not noted: their descriptor may be another file's by then. Idempotent. */
   close(): void {
-    this.#file.close();
+    this.#file?.close();
+    this.#file = undefined;
   }
 }
 

@@ -22,6 +22,8 @@ test("AuditLog.record() writes overlaybd's format, without secrets and line brea
   audit.record('download', 'https://user:secret@host/v2/a/blobs/sha256:00?sig=x', 4096, 512, 1.5, at);
   audit.record('bk_download', 'a]\n[b', 0, 1, 0, at);
   audit.close();
+  audit.close();
+  audit.record('download', 'late', 0, 1, 0, at);
   assert.equal(
     readFileSync(path, 'utf8'),
     '2026/11/08 09:05:07.042000|AUDIT|th=0000000000000000|download[pathname=https://host/v2/a/blobs/sha256:00][offset=4096][size=512][latency=1500]\n' +
