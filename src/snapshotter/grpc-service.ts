@@ -94,10 +94,13 @@ export function snapshotsHandlers(
     return { code, details };
   };
   const unary =
-    <Request, Response>(method: string, answer: (request: Request) => Promise<Response> | Response) =>
+    <Request, Response>(
+      method: string,
+      answer: (request: Request, gone: () => boolean) => Promise<Response> | Response,
+    ) =>
     (call: ServerUnaryCall<Request, Response>, reply: sendUnaryData<Response>): void => {
       const began = performance.now();
-      void (async () => answer(call.request))().then(
+      void (async () => answer(call.request, () => call.cancelled))().then(
         (response) => {
           metrics.ended(method, performance.now() - began, true);
           log.debug({ method, ms: Math.round(performance.now() - began) }, 'request answered');
@@ -117,11 +120,11 @@ export function snapshotsHandlers(
     call.end();
   };
   return {
-    Prepare: unary('Prepare', async (request: CreateRequest) => ({
-      mounts: await snapshotter.prepare(request.key, request.parent, request.labels),
+    Prepare: unary('Prepare', async (request: CreateRequest, gone) => ({
+      mounts: await snapshotter.prepare(request.key, request.parent, request.labels, gone),
     })),
-    View: unary('View', async (request: CreateRequest) => ({
-      mounts: await snapshotter.view(request.key, request.parent, request.labels),
+    View: unary('View', async (request: CreateRequest, gone) => ({
+      mounts: await snapshotter.view(request.key, request.parent, request.labels, gone),
     })),
     Mounts: unary('Mounts', async ({ key }: KeyRequest) => ({ mounts: await snapshotter.mounts(key) })),
     Commit: unary('Commit', async ({ name, key, labels, parent }: CommitRequest) => {

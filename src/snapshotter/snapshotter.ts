@@ -20,16 +20,17 @@ import { diskUsage } from './disk-usage.js';
 import { parseFilters } from './filters.js';
 import { KeyedLocks } from './keyed-locks.js';
 import { Label } from './labels.js';
-import { LayerConfigs, layerKind, recordTraceOf } from './layer-config.js';
+import { LayerConfigs, layerKind } from './layer-config.js';
 import { noLayerTools, type LayerTools } from './layer-tools.js';
 import { openLayout, type Layout } from './layout.js';
 import { MetadataStore } from './metadata-store.js';
-import { EXTRACTION, MountPoints } from './mount-points.js';
+import { MountPoints } from './mount-points.js';
 import type { Mount } from './mounts.js';
 import type { DiskUsage, Labels, SnapshotRecord } from './records.js';
+import { SnapshotCreation } from './snapshot-creation.js';
 import { SnapshotDirs } from './snapshot-dirs.js';
 import { SpaceLimits, type LimitSpace } from './space-limits.js';
-import { WritableLayers, writeModeOf } from './writable-layers.js';
+import { WritableLayers } from './writable-layers.js';
 
 /** What a snapshotter is made of. */
 export interface SnapshotterOptions {
@@ -58,6 +59,7 @@ export class Snapshotter {
   readonly #writable: WritableLayers;
   readonly #mountPoints: MountPoints;
   readonly #limits: SpaceLimits;
+  readonly #creation: SnapshotCreation;
   /** By key: commit and remove of one snapshot do not overlap. */
   readonly #locks = new KeyedLocks();
 
@@ -93,6 +95,20 @@ export class Snapshotter {
       configs: this.#configs,
       devices: this.#devices,
       writable: this.#writable,
+    });
+    this.#creation = new SnapshotCreation({
+      config,
+      log,
+      layout,
+      store,
+      dirs,
+      host,
+      devices: this.#devices,
+      configs: this.#configs,
+      writable: this.#writable,
+      mountPoints: this.#mountPoints,
+      limits: this.#limits,
+      remove: (key) => this.remove(key),
     });
   }
 
@@ -133,14 +149,18 @@ export class Snapshotter {
     return { size: fs.size + block.size, inodes: fs.inodes + block.inodes };
   }
 
-  /** Makes a snapshot to write to. @throws SnapshotError, IoError */
-  prepare(key: string, parent: string, labels: Labels): Promise<Mount[]> {
-    return this.#create('active', key, parent, labels);
+  /**
+   * Makes a snapshot to write to.
+   * @param gone whether nobody will hear the answer any more: then nothing may be made, as nobody would remove it.
+   * @throws SnapshotError, IoError
+   */
+  prepare(key: string, parent: string, labels: Labels, gone = noneGone): Promise<Mount[]> {
+    return this.#creation.create('active', { key, parent, labels, gone });
   }
 
-  /** Makes a snapshot to look at. @throws SnapshotError, IoError */
-  view(key: string, parent: string, labels: Labels): Promise<Mount[]> {
-    return this.#create('view', key, parent, labels);
+  /** Makes a snapshot to look at. See {@link prepare}. @throws SnapshotError, IoError */
+  view(key: string, parent: string, labels: Labels, gone = noneGone): Promise<Mount[]> {
+    return this.#creation.create('view', { key, parent, labels, gone });
   }
 
   /** What to mount for an active snapshot or a view. @throws SnapshotError */
@@ -193,110 +213,6 @@ export class Snapshotter {
   /** Idempotent. */
   close(): Promise<void> {
     return this.#store.close();
-  }
-
-  async #create(kind: 'active' | 'view', key: string, parent: string, labels: Labels): Promise<Mount[]> {
-    this.#store.assertCreatable(key, parent);
-    const parentRecord = this.#store.find(parent);
-    const id = this.#store.nextId();
-    const dir = {
-      id,
-      active: kind === 'active',
-      parentId: parentRecord?.id,
-      imageRef: labels[Label.criImageRef] ?? labels[Label.imageRef],
-    };
-    const mounts = await this.#dirs.creating(dir, async () => {
-      if (kind === 'active' && labels[Label.targetRef] !== undefined) {
-        if (labels[Label.accelerationLayer] === 'yes')
-          await this.#configs.writeLocal(id, parentRecord?.id, labels);
-        else if (layerKind(labels) === 'remote') {
-          await this.#configs.writeRemote(id, parentRecord?.id, labels);
-          if (labels[Label.downloadBlob] !== 'download') {
-            this.#commitRemote(id, parent, labels);
-            return undefined;
-          }
-        }
-      }
-      return this.#createPlain(id, { name: key, parent, kind, labels });
-    });
-    // That is how containerd learns that nothing has to be fetched.
-    if (mounts === undefined) throw targetExists(labels);
-    return mounts;
-  }
-
-  /** Anything that is not a remote layer of a pull. */
-  async #createPlain(
-    id: number,
-    { name, parent, kind, labels }: Pick<SnapshotRecord, 'name' | 'parent' | 'kind' | 'labels'>,
-  ): Promise<Mount[]> {
-    const parentId = this.#store.find(parent)?.id;
-    const mode = writeModeOf(labels, {
-      rwMode: this.#options.config.rwMode,
-      onDevice: parentId === undefined ? kind === 'active' : this.#configs.has(parentId),
-      unpacking: EXTRACTION.test(name),
-    });
-    const kept = Object.fromEntries(Object.entries(labels).filter(([name]) => name !== Label.writable));
-    if (mode !== undefined) kept[Label.writable] = mode;
-    const own = mode !== undefined && kind === 'active';
-    let make = false;
-    const rootfs = labels[Label.targetRef] === undefined && labels[Label.type] !== 'image';
-    if (kind === 'active' && rootfs && !own && !EXTRACTION.test(name)) await this.#limits.apply(id, labels);
-    if (!own && kind === 'active' && rootfs && !EXTRACTION.test(name))
-      await this.#setRecording(parent, labels);
-    if (own) {
-      const { type, makeOptions } = this.#mountPoints.fileSystemOf(labels, parent);
-      const ext4 = type === 'ext4' && makeOptions === '';
-      make = parentId === undefined && !ext4;
-      await this.#writable.create(id, parentId, labels, ext4);
-    }
-    try {
-      const record = this.#store.create({ id, name, parent, kind, labels: kept });
-      return await this.#mountPoints.open(record, make);
-    } catch (error) {
-      if (this.#store.find(name)?.id === id) this.#store.remove(name);
-      if (own) {
-        await this.#devices.release(id).catch((second: unknown) => {
-          this.#options.log.warn({ snapshot: id, err: second }, 'device of a snapshot that failed stays');
-        });
-        await this.#writable.discard(id).catch(() => undefined); // its directory is removed anyway
-      }
-      throw error;
-    }
-  }
-
-  /** All containers of an image share its device, so it can record only for one that comes before the others. */
-  async #setRecording(parent: string, labels: Labels): Promise<void> {
-    const layer = this.#store.find(parent);
-    if (layer === undefined || !this.#configs.has(layer.id)) return;
-    const path = recordTraceOf(labels);
-    await this.#configs.setRecording(layer.id, path, async () => {
-      await this.#mountPoints.releaseUnused(layer);
-      const [mounted] = await this.#host.mountsBelow(this.#layout.mountpoint(layer.id));
-      if (mounted !== undefined && path !== undefined)
-        throw new SnapshotError(
-          'OBD_SNAPSHOT_PRECONDITION',
-          `Cannot record a trace into "${path}": the image's device is in use`,
-          { source: path, hint: 'Remove the containers of the image first' },
-        );
-    });
-  }
-
-  /**
-   * Commits a remote layer at once, under the name that the pull has for it.
-   * @throws SnapshotError OBD_SNAPSHOT_EXISTS if it is there already.
-   */
-  #commitRemote(id: number, parent: string, labels: Labels): void {
-    const target = labels[Label.targetRef] ?? '';
-    const before = this.#store.find(target);
-    if (before?.parent === parent && before.kind === 'committed') throw targetExists(labels);
-    this.#store.create({
-      id,
-      // containerd finds it by its label and its parent; the name may be another image's.
-      name: before === undefined ? target : `${target}-${id}`,
-      parent,
-      kind: 'committed',
-      labels: { ...labels, [Label.remote]: 'remote snapshot' },
-    });
   }
 
   /** Makes an overlaybd layer of what a client has unpacked, if it is one. @returns labels to add, or undefined. */
@@ -404,9 +320,4 @@ export class Snapshotter {
   }
 }
 
-function targetExists(labels: Labels): SnapshotError {
-  return new SnapshotError(
-    'OBD_SNAPSHOT_EXISTS',
-    `target snapshot "${labels[Label.targetRef] ?? ''}" already exists`,
-  );
-}
+const noneGone = (): boolean => false;

@@ -6,9 +6,11 @@ import { dirname, join } from 'node:path';
 import test from 'node:test';
 import { silentLogger } from '../../src/log/index.js';
 import { Snapshotter, SnapshotsServer } from '../../src/snapshotter/index.js';
+import { snapshotsHandlers } from '../../src/snapshotter/grpc-service.js';
 import { parseSize } from '../../src/snapshotter/space-limits.js';
 import { snapshotterSuite } from '../conformance/snapshotter.js';
 import { CONFIG_DEFAULTS, startServer, type TestServer } from '../support/snapshots-client.js';
+import { tempDir } from '../support/unpack.js';
 
 snapshotterSuite('directories', (t) => startServer(t));
 
@@ -150,6 +152,43 @@ test('what fails to be made leaves no directory', async (t) => {
   const server = await startServer(t);
   await Promise.allSettled(Array.from({ length: 5 }, () => server.client.prepare('same')));
   assert.equal((await readdir(snapshotsOf(server))).length, 1);
+});
+
+test('what its caller does not wait for is not made: a snapshot, a view, a layer of a pull', async (t) => {
+  const root = tempDir(t);
+  const snapshotter = await Snapshotter.open({ config: { ...CONFIG_DEFAULTS, root, address: '' }, log: silentLogger });
+  t.after(() => snapshotter.close());
+  const handlers = snapshotsHandlers(snapshotter, silentLogger);
+  const call = (method: 'Prepare' | 'View', cancelled: boolean, labels: object): Promise<unknown> =>
+    new Promise((resolve) => {
+      const handler = handlers[method] as (call: object, reply: (error: unknown) => void) => void;
+      const request = { key: 'k', parent: '', labels };
+      handler({ request, cancelled }, (error) => {
+        resolve((error as { details?: string } | null)?.details);
+      });
+    });
+  const ref = { 'containerd.io/snapshot.ref': 'layer' };
+  const remote = {
+    ...ref,
+    'containerd.io/snapshot/overlaybd/blob-digest': `sha256:${'a'.repeat(64)}`,
+    'containerd.io/snapshot/overlaybd/blob-size': '4096',
+    'containerd.io/snapshot/image-ref': 'registry.test/app:1',
+  };
+  for (const [method, labels, kept] of [
+    ['Prepare', {}, 'k'],
+    ['View', {}, 'k'],
+    ['Prepare', ref, 'k'],
+    ['Prepare', remote, 'layer'],
+  ] as const) {
+    assert.match(String(await call(method, true, labels)), /its caller went away/);
+    assert.deepEqual([snapshotter.list([]), await readdir(join(root, 'snapshots'))], [[], []]);
+    await call(method, false, labels);
+    assert.deepEqual(
+      snapshotter.list([]).map(({ name }) => name),
+      [kept],
+    );
+    await snapshotter.remove(kept);
+  }
 });
 
 test('a stale socket is replaced; one that is served is not', async (t) => {
