@@ -21,6 +21,11 @@ const NO_TIMEOUT = '2147483';
 const MAX_DATA_AREA_MB = 4;
 const ENABLE_TRIES = 100;
 const ENABLE_PAUSE_MS = 50;
+/**
+ * EAGAIN: a service is starting, and holds netlink until it is ready. EEXIST: another device goes away at this moment; the
+ * kernel (drivers/uio/uio.c, uio_unregister_device) gives its number to us before it takes its name out of sysfs.
+ */
+const PASSING: readonly unknown[] = ['EAGAIN', 'EEXIST'];
 /** The SCSI disk appears after its scan, which reads the partition table: from a registry, perhaps. */
 const DISK_DEADLINE_MS = 60_000;
 const DISK_PAUSE_MS = 10;
@@ -83,8 +88,7 @@ async function enable(backstore: string, configPath: string): Promise<void> {
       await blocking.write(`${backstore}/enable`, '1');
       return;
     } catch (error) {
-      // EAGAIN: a service is starting, and holds netlink until it is ready.
-      if (attempt < ENABLE_TRIES && isSystemError(error) && error.code === 'EAGAIN') {
+      if (attempt < ENABLE_TRIES && isSystemError(error) && PASSING.includes(error.code)) {
         await sleep(ENABLE_PAUSE_MS);
         continue;
       }
