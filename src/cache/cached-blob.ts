@@ -8,7 +8,7 @@ import {
   type RefetchableBlob,
 } from '../blob/index.js';
 import type { SharedBlob } from './shared-blob.js';
-import type { UnitCheck } from './unit-fetcher.js';
+import type { SourceReadOptions, UnitCheck } from './unit-fetcher.js';
 
 /**
  * One user's handle on a cached blob: reads what is on disk, fetches what is not. Handles on one blob share its file
@@ -176,6 +176,8 @@ export interface Prefix {
   readonly end: () => number;
   /** Whether to close it with the blob. */
   readonly owned: boolean;
+  /** They were found to have the blob's digest: what is wrong in the cache may be mended from here, too. */
+  readonly verified: boolean;
 }
 
 /** A source that is opened when it is first needed, and may be replaced for the front part of the blob. */
@@ -200,8 +202,9 @@ class SwitchSource {
     this.#prefix = prefix;
   }
 
-  async read(offset: number, into: Uint8Array, options?: ReadOptions): Promise<void> {
-    const prefix = this.#prefix;
+  async read(offset: number, into: Uint8Array, options?: SourceReadOptions): Promise<void> {
+    // What replaces damaged bytes does not come from where they may have come from.
+    const prefix = options?.fresh === true && this.#prefix?.verified === false ? undefined : this.#prefix;
     const near = prefix ? Math.max(0, Math.min(prefix.end() - offset, into.byteLength)) : 0;
     if (prefix && near > 0) await prefix.blob.read(offset, into.subarray(0, near), options);
     if (near === into.byteLength) return;

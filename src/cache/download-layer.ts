@@ -74,7 +74,7 @@ async function useCommitted({ blob }: DownloadLayer, target: string): Promise<bo
     if (error instanceof OverlaybdError && error.code === 'OBD_IO_NOT_FOUND') return false;
     throw error;
   }
-  if (file.size === blob.size) blob.divert({ blob: file, end: () => file.size, owned: true });
+  if (file.size === blob.size) blob.divert({ blob: file, end: () => file.size, owned: true, verified: true });
   else await file.close();
   return true;
 }
@@ -126,7 +126,7 @@ async function writeAndPromote(
     await rm(sidecarPath(path), { force: true });
     const hash = createHash(digest.slice(0, digest.indexOf(':')));
     await file.resume(stepOf(blob, context.blockSize), hash, context.signal);
-    blob.divert({ blob: file, end: () => file.end, owned: false });
+    blob.divert({ blob: file, end: () => file.end, owned: false, verified: false });
     await eachBlock(layer, context, file.end, async (offset, bytes) => {
       await blob.readThrough(offset, bytes, { signal: context.signal, cause: 'download' });
       await file.append(bytes);
@@ -150,7 +150,7 @@ async function writeAndPromote(
     await syncDirectory(layer.dir);
     lockFile(handle.fd, FileLock.NONE);
     // Serves misses from here on.
-    blob.divert({ blob: file, end: () => file.end, owned: true });
+    blob.divert({ blob: file, end: () => file.end, owned: true, verified: true });
     kept = true;
     return true;
   } finally {

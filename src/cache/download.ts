@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { ConfigError, OverlaybdError } from '../blob/index.js';
+import { ConfigError, ioError, OverlaybdError } from '../blob/index.js';
 import type { Logger } from '../log/index.js';
 import { downloadLayer, type DownloadLayer } from './download-layer.js';
 import { RateLimit } from './rate-limit.js';
@@ -36,6 +36,8 @@ export interface DownloadProgress {
   /** Layers given up after `tryCnt` attempts. */
   readonly layersFailed: number;
   readonly bytes: number;
+  /** Why the last attempt failed, until one of that layer succeeds. */
+  readonly failure: OverlaybdError | undefined;
 }
 
 /** Longest wait between two attempts, or two looks at a layer that somebody else downloads. */
@@ -59,6 +61,7 @@ export class Download {
   #layersFailed = 0;
   #bytesDone = 0;
   #bytesOfLayer = 0;
+  #failure: { readonly layer: DownloadLayer; readonly error: OverlaybdError } | undefined;
 
   /**
    * @param layers closing the blob of one stops the whole download: the device is going.
@@ -93,6 +96,7 @@ export class Download {
       layersDone: this.#layersDone,
       layersFailed: this.#layersFailed,
       bytes: this.#bytesDone + this.#bytesOfLayer,
+      failure: this.#failure?.error,
     };
   }
 
@@ -153,13 +157,18 @@ export class Download {
       });
       this.#bytesOfLayer = 0;
       if (!ours) return 'busy';
+      if (this.#failure?.layer === layer) this.#failure = undefined;
       this.#bytesDone += layer.blob.size;
       log.info({ bytes: layer.blob.size, ms: Math.round(performance.now() - began) }, 'Layer is downloaded');
       return 'done';
     } catch (error) {
       signal.throwIfAborted();
-      const code = error instanceof OverlaybdError ? error.code : undefined;
-      log.warn({ err: error, code, attempt, tryCnt: this.#keys.tryCnt }, 'Layer could not be downloaded');
+      this.#bytesOfLayer = 0;
+      const known =
+        error instanceof OverlaybdError ? error : ioError(error, `download into "${layer.dir}"`, layer.dir);
+      this.#failure = { layer, error: known };
+      const { tryCnt } = this.#keys;
+      log.warn({ err: known, code: known.code, attempt, tryCnt }, 'Layer could not be downloaded');
       return 'failed';
     }
   }

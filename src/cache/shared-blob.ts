@@ -337,7 +337,7 @@ export class SharedBlob {
     this.#reading++;
     try {
       await this.#drop(units);
-      await this.#fetcher.fetch(units, this.#sources.counted(source), { keep: true });
+      await this.#fetcher.fetch(units, this.#sources.counted(source), { keep: true, fresh: true });
       for (const unit of units) this.#refetched.set(unit, performance.now());
     } finally {
       for (const unit of units) this.#refetching.delete(unit);

@@ -41,6 +41,8 @@ export class UnitFetcher {
    * @throws what the source throws, what the check throws, or OBD_ABORTED.
    */
   async fetch(units: readonly number[], source: UnitSource, options: FetchOptions): Promise<Uint8Array[]> {
+    if (options.fresh === true && units.some((unit) => this.#pending.get(unit)?.run !== undefined))
+      await this.settled();
     for (let attempt = 0; ; attempt++) {
       const wanted = units.map((unit) => this.#ask(unit, source, options));
       try {
@@ -70,7 +72,7 @@ export class UnitFetcher {
       });
   }
 
-  #ask(unit: number, source: UnitSource, { keep, cause = 'read' }: FetchOptions): PendingUnit {
+  #ask(unit: number, source: UnitSource, { keep, cause = 'read', fresh = false }: FetchOptions): PendingUnit {
     let pending = this.#pending.get(unit);
     if (!pending) {
       pending = new PendingUnit(unit, source, cause);
@@ -79,6 +81,7 @@ export class UnitFetcher {
       this.#schedule();
     }
     pending.keep ||= keep;
+    pending.fresh ||= fresh;
     if (cause !== 'prefetch' && pending.cause === 'prefetch') {
       pending.cause = cause;
       // It may be held back for those whom somebody waits for, and is one of them now.
@@ -184,7 +187,11 @@ export class UnitFetcher {
       run.controller.signal.throwIfAborted();
       // Slow: not a piece of Node's shared pool, which it would keep alive.
       const bytes = new Uint8Array(Buffer.allocUnsafeSlow(length).buffer);
-      await source.read(start, bytes, { signal: run.controller.signal, cause: causeOf(run) });
+      await source.read(start, bytes, {
+        signal: run.controller.signal,
+        cause: causeOf(run),
+        fresh: run.units.some(({ fresh }) => fresh),
+      });
       await Promise.all(
         run.units.map(async (unit, i) => {
           const own = bytes.subarray(i * unitSize, Math.min((i + 1) * unitSize, length));
@@ -214,7 +221,7 @@ export class UnitFetcher {
       check(start, bytes);
     } catch (error) {
       this.#options.onBadUnit(unit, error);
-      await source.read(start, bytes, { signal });
+      await source.read(start, bytes, { signal, fresh: true });
       try {
         check(start, bytes);
       } catch (again) {
@@ -272,7 +279,13 @@ export async function untilAborted<T>(
 
 /** What units come from; a {@link ReadableBlob} is one. The same object means the same source. */
 export interface UnitSource {
-  read(offset: number, into: Uint8Array, options?: ReadOptions): Promise<void>;
+  read(offset: number, into: Uint8Array, options?: SourceReadOptions): Promise<void>;
+}
+
+/** How a source is read. */
+export interface SourceReadOptions extends ReadOptions {
+  /** What was read before is damaged: not from a copy whose digest nobody has checked. Default false. */
+  readonly fresh?: boolean;
 }
 
 /**
@@ -311,6 +324,8 @@ export interface FetchOptions {
   readonly keep: boolean;
   /** Default `read`. For `prefetch` nobody waits yet: whoever does goes first. */
   readonly cause?: ReadCause;
+  /** See {@link SourceReadOptions}. Waits for what is on its way now. */
+  readonly fresh?: boolean;
 }
 
 /** Reads of a source that are kept free for units that somebody waits for. */
@@ -329,6 +344,7 @@ class PendingUnit {
   readonly reject: (error: unknown) => void;
   cause: ReadCause;
   keep = false;
+  fresh = false;
   waiters = 0;
   settled = false;
   failed = false;

@@ -152,6 +152,14 @@ function deviceFinding(device: DeviceInfo): DeviceFinding {
       detail: `${devicePath ?? transport}, ${image}: ${errors} I/O ${errors === 1 ? 'error' : 'errors'}${why}`,
       todo: reason?.hint ?? 'See the log of the service, lines with this "dev"',
     };
+  const { layersFailed = 0, failure } = device.download ?? {};
+  if (layersFailed > 0 && failure !== undefined)
+    return {
+      ...common,
+      status: 'warning',
+      detail: `${devicePath ?? transport}, ${image}: ${layersFailed} ${layersFailed === 1 ? 'layer was' : 'layers were'} not downloaded in the background: ${failure.message}`,
+      todo: `${failure.hint ?? 'See the log of the service'}; it is tried again when the device is attached again. Reads still go to the registry`,
+    };
   return { ...common, status: 'ok', detail: `${state}, ${devicePath ?? transport}, ${image}` };
 }
 

@@ -67,8 +67,18 @@ export const deviceSchema = z.object({
   remoteBytes: z.number(),
   /** How many of those are on local disk now. */
   presentBytes: z.number(),
-  /** The background download, if there is one: `waiting`, `running`, `done` or `stopped`, and how much it brought. */
-  download: z.object({ state: z.string(), bytes: z.number() }).optional(),
+  /**
+   * The background download, if there is one: `waiting`, `running`, `done` or `stopped`, how much it brought, how many
+   * layers it gave up, and why its last attempt failed.
+   */
+  download: z
+    .object({
+      state: z.string(),
+      bytes: z.number(),
+      layersFailed: z.number().optional(),
+      failure: errorSchema.optional(),
+    })
+    .optional(),
   /** Reads or writes that ended in an error. */
   errors: z.number(),
   /** Why it failed, is degraded or blocked; or its last error. */

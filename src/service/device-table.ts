@@ -23,6 +23,7 @@ import {
 } from './api.js';
 import { configName, imageName } from './device-names.js';
 import { takeDeviceSnapshot } from './device-snapshot.js';
+import { downloadInfo } from './download-info.js';
 import type { MeteredDevice } from './device-totals.js';
 import type { ImageStats, Opening, Openings } from './openings.js';
 
@@ -375,7 +376,7 @@ export class DeviceTable {
       bytesFetched,
       remoteBytes,
       presentBytes,
-      ...(download === undefined ? {} : { download: { state: download.state, bytes: download.bytes } }),
+      ...(download === undefined ? {} : { download: downloadInfo(download) }),
       ...(health?.since !== undefined
         ? { reason: toApiError(health.reason) }
         : health?.lastError === undefined

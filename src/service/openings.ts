@@ -6,6 +6,7 @@
 import type { BlockDevice } from '../blockdev/index.js';
 import { writeResultFile, type FetchRecord, type SnapshotResult } from '../image/index.js';
 import type { Logger } from '../log/index.js';
+import type { DownloadState } from './download-info.js';
 import { resultPathOf } from './result-path.js';
 
 /** What an open image says about itself. Cheap. */
@@ -13,7 +14,7 @@ export interface ImageStats {
   /** Bytes that came from a registry for this image since it was opened. */
   readonly bytesFetched: number;
   /** How far the background download is, if there is one. */
-  readonly download?: { readonly state: string; readonly bytes: number } | undefined;
+  readonly download?: DownloadState | undefined;
   /** Stored bytes of the layers that come from a registry; 0 if all are local files. */
   readonly remoteBytes: number;
   /** How many of those are on local disk now. */

@@ -90,6 +90,7 @@ for (const type of ['file', 'download'] as const) {
       layersDone: 1,
       layersFailed: 0,
       bytes: blob.size,
+      failure: undefined,
     });
     assert.deepEqual(new Uint8Array(readFileSync(commit)), source.plain);
     assert.deepEqual(readdirSync(dir), ['overlaybd.commit']);
@@ -175,6 +176,22 @@ test('Download does not believe what it finds', async (t) => {
   writeFileSync(join(dir, '.download'), Buffer.alloc(30 * UNIT, 1));
   await start().done;
   assert.deepEqual(new Uint8Array(readFileSync(commit)), source.plain);
+});
+
+test('bytes that a download has and nobody has checked do not mend what readers found damaged', async (t) => {
+  const { blob, source, start } = await setUp(t, 'file', 200);
+  source.delayMs = 2;
+  // The line to the registry has a bad moment.
+  let bad = true;
+  source.onRead = (offset, into) => (bad && offset < 30 * UNIT ? () => into.fill(0) : undefined);
+  const download = start();
+  while (download.progress.bytes < 40 * UNIT) await new Promise((resolve) => setTimeout(resolve, 2));
+  bad = false;
+  await readRange(blob, 9 * UNIT, UNIT);
+  await blob.refetch(9 * UNIT, UNIT);
+  assert.deepEqual(await readRange(blob, 9 * UNIT, UNIT), source.plain.slice(9 * UNIT, 10 * UNIT));
+  assert.equal(download.progress.state, 'running');
+  await download.stop();
 });
 
 test('Download leaves a layer to whoever is downloading it', async (t) => {
