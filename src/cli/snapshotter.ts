@@ -48,6 +48,8 @@ function openLog({ verbose }: SnapshotterConfig): Logger {
 }
 
 async function snapshotterCommand(configArgument: string): Promise<void> {
+  // Its log is stderr, where there is nothing to reopen.
+  process.on('SIGHUP', () => undefined);
   const configPath = resolve(configArgument);
   const config = await loadSnapshotterConfig(configPath, makeLogger('warn'));
   const log = openLog(config);

@@ -4,7 +4,7 @@ import { join, resolve } from 'node:path';
 import { Command, Option } from 'commander';
 import { ConfigError, IoError, ioError } from '../blob/index.js';
 import { DEFAULT_SERVICE_CONFIG_PATH, loadServiceConfig, type ServiceConfig } from '../image/index.js';
-import { makeLogger, type Logger, type LogLevel } from '../log/index.js';
+import { makeLogger, RotatingFile, type Logger, type LogLevel } from '../log/index.js';
 import { packageRoot, raiseFileLimit, setIoFlusher } from '../native/index.js';
 import { Service, checkSocketPath } from '../service/index.js';
 import { runCommand } from './program.js';
@@ -41,15 +41,15 @@ export async function main(argv: readonly string[]): Promise<void> {
   await runCommand(configure(new Command('overlaybd-tcmu').showHelpAfterError('(see --help)')), argv);
 }
 
-function openLog(config: ServiceConfig): Logger {
+/** The log, and its file if it is not stderr. */
+function openLog(config: ServiceConfig): { readonly log: Logger; readonly file: RotatingFile | undefined } {
   const { logLevel, logPath, logSizeMB, logRotateNum } = config.logConfig;
   const level = LEVELS[logLevel] ?? 'error';
-  if (logPath === '') return makeLogger(level);
+  if (logPath === '') return { log: makeLogger(level), file: undefined };
   try {
-    return makeLogger(level, logPath, {
-      maxBytes: Math.max(1, logSizeMB) * 2 ** 20,
-      keep: logRotateNum,
-    });
+    const maxBytes = Math.max(1, logSizeMB) * 2 ** 20;
+    const file = new RotatingFile(logPath, { maxBytes, keep: logRotateNum });
+    return { log: makeLogger(level, file), file };
   } catch (error) {
     throw ioError(error, `write log "${logPath}"`, logPath);
   }
@@ -57,6 +57,11 @@ function openLog(config: ServiceConfig): Logger {
 
 async function serviceCommand(configArgument: string, flags: ServiceFlags): Promise<void> {
   surviveShutdown();
+  // Of the terminal that started it, or of who has renamed its logs; never its end.
+  let reopenLogs = (): void => undefined;
+  process.on('SIGHUP', () => {
+    reopenLogs();
+  });
   const configPath = resolve(configArgument);
   // What is wrong with the configuration is said where the operator looks first.
   const config = await loadServiceConfig(configPath, makeLogger('warn')).catch((error: unknown) => {
@@ -68,7 +73,7 @@ async function serviceCommand(configArgument: string, flags: ServiceFlags): Prom
     });
   });
   checkSocketPath(config.apiSocket);
-  const log = openLog(config);
+  const { log, file } = openLog(config);
   const files = raiseFileLimit(FILE_LIMIT);
   if (files < FILE_LIMIT) log.info({ files, wanted: FILE_LIMIT }, 'limit of open files is lower than wanted');
   // Before the threads that serve are started.
@@ -79,7 +84,6 @@ async function serviceCommand(configArgument: string, flags: ServiceFlags): Prom
         resolve(signal);
       });
   });
-  process.on('SIGHUP', () => undefined); // of the terminal that started it
   const service = await Service.start({
     config,
     configPath,
@@ -89,6 +93,15 @@ async function serviceCommand(configArgument: string, flags: ServiceFlags): Prom
     resolveImage,
     ephemeral: flags.ephemeral === true,
   });
+  reopenLogs = () => {
+    try {
+      file?.reopen();
+      service.reopenLogs();
+      log.info({}, 'logs are reopened');
+    } catch (error) {
+      log.error({ err: error }, 'a log cannot be reopened; its lines go on into the file from before');
+    }
+  };
   const missing = service.unsupported.get('tcmu');
   process.stderr.write(
     `Serving on ${config.apiSocket} through ${service.info().transports.join(', ')}` +

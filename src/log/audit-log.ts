@@ -45,6 +45,11 @@ export class AuditLog {
     );
   }
 
+  /** See {@link RotatingFile.reopen}. Nothing after {@link close}. */
+  reopen(): void {
+    this.#file?.reopen();
+  }
+
   /** Reads that end later are not noted: their descriptor may be another file's by then. Idempotent. */
   close(): void {
     this.#file?.close();

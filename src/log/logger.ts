@@ -26,12 +26,12 @@ const DEFAULT_ROTATION: Rotation = { maxBytes: 10 << 20, keep: 3 };
 
 /**
  * Makes the process's logger.
- * @param destination path of a file to append to, or undefined for stderr.
- * @param rotation bounds of that file.
+ * @param destination a file, or the path of one to append to, or undefined for stderr.
+ * @param rotation bounds of the file that is opened.
  */
 export function makeLogger(
   level: LogLevel,
-  destination?: string,
+  destination?: string | RotatingFile,
   rotation: Rotation = DEFAULT_ROTATION,
 ): Logger {
   return pino(
@@ -48,7 +48,9 @@ export function makeLogger(
     },
     destination === undefined
       ? pino.destination({ dest: 2, sync: true })
-      : new RotatingFile(destination, rotation),
+      : typeof destination === 'string'
+        ? new RotatingFile(destination, rotation)
+        : destination,
   );
 }
 

@@ -35,9 +35,19 @@ export class RotatingFile {
   constructor(path: string, rotation: Rotation) {
     this.#path = path;
     this.#rotation = rotation;
-    mkdirSync(dirname(path), { recursive: true });
     this.#fd = openLog(path);
     this.#size = fstatSync(this.#fd).size;
+  }
+
+  /**
+   * Goes on in the file that has the path now, or in a new one: somebody else has renamed ours (logrotate).
+   * @throws a system error if that cannot be opened: then the old file is gone on with.
+   */
+  reopen(): void {
+    const fd = openLog(this.#path);
+    closeSync(this.#fd);
+    this.#fd = fd;
+    this.#size = fstatSync(fd).size;
   }
 
   /** Appends one line, newline included. Never throws. */
@@ -86,6 +96,7 @@ export class RotatingFile {
 }
 
 function openLog(path: string): number {
+  mkdirSync(dirname(path), { recursive: true });
   return openSync(path, 'a', 0o640);
 }
 

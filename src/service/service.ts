@@ -240,6 +240,11 @@ export class Service {
     return this.#table.abort(key);
   }
 
+  /** Has the audit log go on in a new file. @throws a system error; then it goes on in the old one. */
+  reopenLogs(): void {
+    this.#audit?.reopen();
+  }
+
   list(): DeviceInfo[] {
     return this.#table.list();
   }

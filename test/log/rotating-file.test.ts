@@ -1,5 +1,14 @@
 import assert from 'node:assert/strict';
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
 import { makeLogger, RotatingFile } from '../../src/log/index.js';
@@ -30,6 +39,30 @@ test('RotatingFile goes on where another process stopped, and can keep nothing',
   }
   assert.equal(readFileSync(path, 'utf8'), 'line number 4\n');
   assert.equal(existsSync(`${path}.1`), false);
+});
+
+test('RotatingFile.reopen() goes on in a new file, or in the old one if there can be none', (t) => {
+  const dir = tempDir(t);
+  const path = join(dir, 'logs', 'log');
+  const file = new RotatingFile(path, { maxBytes: 40, keep: 1 });
+  file.write('first line\n');
+  renameSync(path, join(dir, 'old'));
+  file.write('still there\n');
+  file.reopen();
+  file.write('second line\n');
+  assert.equal(readFileSync(join(dir, 'old'), 'utf8'), 'first line\nstill there\n');
+  assert.equal(readFileSync(path, 'utf8'), 'second line\n');
+  // Not the old file's size: nothing is rotated yet.
+  file.write('third line\n');
+  assert.equal(existsSync(`${path}.1`), false);
+  renameSync(join(dir, 'logs'), join(dir, 'away'));
+  writeFileSync(join(dir, 'logs'), 'no directory');
+  assert.throws(() => {
+    file.reopen();
+  });
+  file.write('last line\n');
+  assert.equal(readFileSync(join(dir, 'away', 'log'), 'utf8'), 'second line\nthird line\nlast line\n');
+  file.close();
 });
 
 test('RotatingFile stays bounded where it cannot rename', (t) => {
