@@ -1,15 +1,13 @@
-import { LRUCache } from 'lru-cache';
 import { RegistryError, type OverlaybdError, type ReadOptions } from '../blob/index.js';
 import { UnitFetcher, untilAborted, type UnitCheck, type UnitSource } from './unit-fetcher.js';
 import type { CacheServices } from './cache-services.js';
 import { CountedSources } from './counted-sources.js';
 import { Foretold } from './foretold.js';
+import { Refetches } from './refetches.js';
 import type { UnitFile } from './unit-file.js';
 
 /** Most bytes of one read that are looked up, fetched and copied at a time; bounds the memory of one huge read. */
 const WINDOW = 4 << 20;
-/** A unit that was fetched again less than this ago is not fetched yet again: its readers all noticed the same fault. */
-const REFETCH_REST_MS = 1000;
 
 /**
  * One blob as the whole process sees it: its file, what is on its way, and what is known about its health. Handles
@@ -25,9 +23,7 @@ export class SharedBlob {
   readonly unitSize: number;
   readonly #services: CacheServices;
   readonly #fetcher: UnitFetcher;
-  readonly #refetched = new LRUCache<number, number>({ max: 1024 });
-  /** Units that are being fetched again. */
-  readonly #refetching = new Map<number, Promise<void>>();
+  readonly #refetches = new Refetches();
   /** Set once the source has given wrong bytes twice; every read then fails. */
   #condemned: OverlaybdError | undefined;
   #mismatches = 0;
@@ -306,30 +302,18 @@ export class SharedBlob {
   ): Promise<void> {
     if (length === 0) return;
     const [first, end] = this.#unitsOf(offset, length);
-    const units = range(first, end);
-    const underWay = units.flatMap((unit) => this.#refetching.get(unit) ?? []);
-    const now = performance.now();
-    const stale = units.filter(
-      (unit) =>
-        !this.#refetching.has(unit) && now - (this.#refetched.get(unit) ?? -Infinity) > REFETCH_REST_MS,
+    const { all, stale } = this.#refetches.join(range(first, end), (units) =>
+      this.#refetchUnits(units, source),
     );
-    if (stale.length > 0) {
-      this.#services.counters.badUnits += stale.length;
+    if (stale > 0) {
+      this.#services.counters.badUnits += stale;
       this.#services.log.warn(
         { digest: this.key, offset, length },
         'Cached bytes are damaged, fetching them again',
       );
-      // Without the caller's signal: others wait for the same.
-      const work = this.#refetchUnits(stale, source);
-      for (const unit of stale) this.#refetching.set(unit, work);
-      underWay.push(work);
     }
     // All of it, also after a failure: whoever is told has nothing of this call under way any more.
-    const ended = await untilAborted(
-      Promise.allSettled(underWay),
-      `refetch of "${this.key}"`,
-      options.signal,
-    );
+    const ended = await untilAborted(all, `refetch of "${this.key}"`, options.signal);
     for (const one of ended) if (one.status === 'rejected') throw one.reason;
   }
 
@@ -338,9 +322,7 @@ export class SharedBlob {
     try {
       await this.#drop(units);
       await this.#fetcher.fetch(units, this.#sources.counted(source), { keep: true, fresh: true });
-      for (const unit of units) this.#refetched.set(unit, performance.now());
     } finally {
-      for (const unit of units) this.#refetching.delete(unit);
       if (--this.#reading === 0) this.#idle?.();
     }
   }
@@ -369,7 +351,7 @@ export class SharedBlob {
 
   /** Drops all of the local copy. */
   async forget(): Promise<void> {
-    this.#refetched.clear();
+    this.#refetches.forget();
     await this.#drop(range(0, Math.ceil(this.size / this.unitSize)));
   }
 

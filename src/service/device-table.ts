@@ -7,25 +7,23 @@
  *   attach() -> opening -> ready -> detaching -> (no entry)
  *                  \-> failed -> dismissed by detach(), or by the next attempt with this id
  */
-import { basename, dirname } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DeviceError } from '../blob/index.js';
 import { DEVICE_ID, imageOf, type Attachment, type FrontEnd, type Transport } from '../blockdev/index.js';
 import type { Logger } from '../log/index.js';
 import { activityOf, type DeviceActivity } from './activity.js';
 import {
-  toApiError,
   type AbortAnswer,
   type DeviceInfo,
   type SnapshotInfo,
   type TrafficAnswer,
   type TransportChoice,
 } from './api.js';
+import { ofAttachment, ofOpening, ofPending, type Pending } from './device-rows.js';
 import { configName, imageName } from './device-names.js';
 import { takeDeviceSnapshot } from './device-snapshot.js';
-import { downloadInfo } from './download-info.js';
 import type { MeteredDevice } from './device-totals.js';
-import type { ImageStats, Opening, Openings } from './openings.js';
+import type { Openings } from './openings.js';
 
 /** What the table is made of. */
 export interface DeviceTableOptions {
@@ -51,15 +49,6 @@ export interface TableRequest {
   readonly release?: ((id: string) => Promise<void>) | undefined;
 }
 
-/** A request of ours that is under way, or has failed. */
-interface Pending {
-  readonly request: TableRequest;
-  readonly transport: Transport;
-  readonly since: Date;
-  configPath: string;
-  failed: { readonly error: unknown } | undefined;
-}
-
 /** How long a list waits for paths: the kernel holds them while it takes a device away. */
 const LOCATE_DEADLINE_MS = 1000;
 
@@ -67,8 +56,6 @@ const LOCATE_DEADLINE_MS = 1000;
 const MAX_FAILED = 64;
 /** Everything a TCMU host bus adapter and a process's descriptors allow is far above; a bound against runaways. */
 const MAX_DEVICES = 1000;
-const NO_TRAFFIC = { reads: 0, bytesRead: 0, errors: 0 };
-const NO_STATS: ImageStats = { bytesFetched: 0, remoteBytes: 0, presentBytes: 0 };
 
 /** See the head of this file. */
 export class DeviceTable {
@@ -348,72 +335,10 @@ export class DeviceTable {
   }
 
   #ofAttachment(attachment: Attachment): DeviceInfo {
-    const opening = this.#options.openings.of(imageOf(attachment.device));
-    const { bytesFetched, remoteBytes, presentBytes, download } = opening?.image?.stats() ?? NO_STATS;
-    const counters = attachment.served?.counters;
-    const health = attachment.guard?.health;
-    const { policy } = attachment.device;
-    const image = this.#requests.get(attachment.id)?.image;
-    return {
-      id: attachment.id,
-      state: this.#detaching.has(attachment.id) ? 'detaching' : (health?.state ?? 'ready'),
-      transport: attachment.transport,
-      configPath: attachment.configPath,
-      ...(image === undefined ? {} : { image }),
-      ...(attachment.devicePath === undefined ? {} : { devicePath: attachment.devicePath }),
-      ...(health?.since === undefined ? {} : { stateSince: health.since.toISOString() }),
-      ioPolicy: { retry: policy.deadlineMs / 1000, then: policy.then },
-      waiting: health?.retrying ?? 0,
-      size: attachment.device.size,
-      readOnly: attachment.device.readOnly,
-      since: (opening?.startedAt ?? health?.since ?? new Date(0)).toISOString(),
-      ...(opening?.endedAt === undefined
-        ? {}
-        : { openMs: opening.endedAt.getTime() - opening.startedAt.getTime() }),
-      reads: counters?.reads ?? 0,
-      bytesRead: counters?.readBytes ?? 0,
-      errors: health?.errors ?? 0,
-      bytesFetched,
-      remoteBytes,
-      presentBytes,
-      ...(download === undefined ? {} : { download: downloadInfo(download) }),
-      ...(health?.since !== undefined
-        ? { reason: toApiError(health.reason) }
-        : health?.lastError === undefined
-          ? {}
-          : { reason: { code: 'OBD_IO_FAILED', message: health.lastError } }),
-    };
+    return ofAttachment(attachment, {
+      opening: this.#options.openings.of(imageOf(attachment.device)),
+      detaching: this.#detaching.has(attachment.id),
+      image: this.#requests.get(attachment.id)?.image,
+    });
   }
-}
-
-function ofPending(id: string, pending: Pending): DeviceInfo {
-  const { image } = pending.request;
-  return {
-    id,
-    state: pending.failed === undefined ? 'opening' : 'failed',
-    transport: pending.transport,
-    configPath: pending.configPath,
-    ...(image === undefined ? {} : { image }),
-    since: pending.since.toISOString(),
-    ...NO_TRAFFIC,
-    bytesFetched: 0,
-    remoteBytes: 0,
-    presentBytes: 0,
-    ...(pending.failed === undefined ? {} : { reason: toApiError(pending.failed.error) }),
-  };
-}
-
-function ofOpening(opening: Opening, transport: Transport): DeviceInfo {
-  return {
-    id: basename(dirname(opening.configPath)),
-    state: opening.endedAt === undefined ? 'opening' : 'failed',
-    transport,
-    configPath: opening.configPath,
-    since: opening.startedAt.toISOString(),
-    ...NO_TRAFFIC,
-    bytesFetched: 0,
-    remoteBytes: 0,
-    presentBytes: 0,
-    ...(opening.error === undefined ? {} : { reason: toApiError(opening.error) }),
-  };
 }

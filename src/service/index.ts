@@ -22,5 +22,6 @@ export { DeviceTable, type DeviceTableOptions, type TableRequest } from './devic
 export { Openings, type ImageLoader, type ImageStats } from './openings.js';
 export * from './mounts.js';
 export * from './run-lock.js';
+export type { ImageResolver } from './device-dirs.js';
 export * from './service.js';
 export { SnapshotServer, type SnapshotAddress } from './snapshot-server.js';

@@ -7,17 +7,14 @@
  * TCMU devices stay in the kernel when it ends, and wait for the next one; clients of NBD devices may wait for it. FUSE
  * devices go with it.
  */
-import { mkdir, readFile, readdir, rm, rmdir, writeFile } from 'node:fs/promises';
+import { mkdir, rmdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { DeviceError, IoError, abortedError, ioError } from '../blob/index.js';
+import { IoError, abortedError } from '../blob/index.js';
 import {
   FuseFrontEnd,
   IoWorkers,
   NbdFrontEnd,
   TcmuFrontEnd,
-  fuseUnsupported,
-  readNbdRecords,
-  tcmuAvailable,
   type FrontEnd,
   type IoPolicy,
   type Transport,
@@ -26,6 +23,7 @@ import { ImageOpener, loadImageConfig, plannerModule, type ServiceConfig } from 
 import { AuditLog, type Logger } from '../log/index.js';
 import { AdminServer } from './admin-server.js';
 import { API_VERSION, type AbortAnswer, type AttachBody, type DeviceInfo, type ServiceInfo } from './api.js';
+import { DeviceDirs, type ImageResolver } from './device-dirs.js';
 import { DeviceTable } from './device-table.js';
 import { imageLoader, ioPolicyOf } from './image-loader.js';
 import { removeDeadMounts } from './mounts.js';
@@ -33,14 +31,7 @@ import { Openings } from './openings.js';
 import { SnapshotServer } from './snapshot-server.js';
 import { takeRunLock, type RunLock } from './run-lock.js';
 import { ServiceMetrics } from './service-metrics.js';
-
-/** Writes the configuration of an image named by reference into `dir`; returns its path. */
-export type ImageResolver = (
-  image: string,
-  dir: string,
-  opener: ImageOpener,
-  options: { readonly plainHttp: boolean },
-) => Promise<string>;
+import { findTransports, type Transports } from './transports.js';
 
 /** How a service is started. */
 export interface ServiceOptions {
@@ -59,9 +50,6 @@ export interface ServiceOptions {
 /** Their devices are served on by the next service. */
 const OUTLIVING: ReadonlySet<Transport> = new Set<Transport>(['tcmu', 'nbd']);
 
-/** In a device's directory: the reference it was attached by, for the service that adopts it. */
-const IMAGE_FILE = 'image';
-
 /** An ephemeral service that nobody attaches anything to ends after this. */
 const EPHEMERAL_START_MS = 60_000;
 
@@ -79,6 +67,7 @@ export class Service {
   readonly #openings: Openings;
   readonly #frontEnds: readonly FrontEnd[];
   readonly #table: DeviceTable;
+  readonly #dirs: DeviceDirs;
   readonly #metrics: ServiceMetrics;
   readonly #since = new Date();
   #server: AdminServer | undefined;
@@ -108,6 +97,14 @@ export class Service {
       frontEnds: this.#frontEnds,
       openings: this.#openings,
       unsupported: transports.unsupported,
+      log,
+    });
+    this.#dirs = new DeviceDirs({
+      stateDir: options.stateDir,
+      nbdDir: this.#nbdDir,
+      resolveImage: options.resolveImage,
+      opener: this.#opener,
+      table: this.#table,
       log,
     });
     this.#metrics = new ServiceMetrics({
@@ -143,7 +140,7 @@ export class Service {
     const { config, log } = this.#options;
     await this.#opener.setQuiesce(() => this.#workers.quiesce());
     // Before the front ends, which open the images of the devices that the kernel kept.
-    await this.#removeLeftovers();
+    await this.#dirs.removeLeftovers();
     for (const frontEnd of this.#frontEnds) {
       if (frontEnd.transport === 'nbd') await mkdir(this.#nbdDir, { recursive: true, mode: 0o700 });
       await frontEnd.start();
@@ -213,11 +210,11 @@ export class Service {
       if (configPath !== undefined) return await this.#table.attach({ config: configPath, id, transport });
       if (image === undefined) throw new TypeError('Neither image nor configPath');
       return await this.#table.attach({
-        config: (name) => this.#resolve(image, name, body.plainHttp === true),
+        config: (name) => this.#dirs.resolve(image, name, body.plainHttp === true),
         id,
         transport,
         image,
-        release: this.#removeDeviceDir,
+        release: this.#dirs.remove,
       });
     } finally {
       this.#checkIdle();
@@ -318,75 +315,6 @@ export class Service {
   get #nbdDir(): string {
     return join(dirname(this.#options.config.apiSocket), 'nbd');
   }
-
-  #deviceDir(id: string): string {
-    return join(this.#options.stateDir, 'devices', id);
-  }
-
-  readonly #removeDeviceDir = async (id: string): Promise<void> => {
-    await rm(this.#deviceDir(id), { recursive: true, force: true });
-  };
-
-  async #resolve(image: string, id: string, plainHttp: boolean): Promise<string> {
-    const dir = this.#deviceDir(id);
-    try {
-      await rm(dir, { recursive: true, force: true });
-      await mkdir(dir, { recursive: true, mode: 0o700 });
-      await writeFile(join(dir, IMAGE_FILE), `${image}\n`, { mode: 0o600 });
-    } catch (error) {
-      throw ioError(error, `make "${dir}"`, dir);
-    }
-    return this.#options.resolveImage(image, dir, this.#opener, { plainHttp });
-  }
-
-  /** A device of an earlier service that the kernel kept: how it was named, and that plain HTTP was allowed for it. */
-  async #rememberDevice(id: string, dir: string): Promise<void> {
-    const image = await readFile(join(dir, IMAGE_FILE), 'utf8').catch(() => '');
-    this.#table.remember(id, {
-      config: '',
-      image: image.trim() || undefined,
-      release: this.#removeDeviceDir,
-    });
-    try {
-      const { repoBlobUrl } = JSON.parse(await readFile(join(dir, 'config.v1.json'), 'utf8')) as Record<
-        string,
-        unknown
-      >;
-      if (typeof repoBlobUrl === 'string' && repoBlobUrl.startsWith('http://'))
-        this.#opener.client.allowPlainHttp(new URL(repoBlobUrl).host);
-    } catch (error) {
-      this.#options.log.warn(
-        { dev: id, dir, err: error },
-        'configuration of a device left behind is not readable',
-      );
-    }
-  }
-
-  /** Directories of devices that an earlier service was killed with; those that the kernel still has stay. */
-  async #removeLeftovers(): Promise<void> {
-    const parent = join(this.#options.stateDir, 'devices');
-    const names = await readdir(parent).catch(() => []);
-    if (names.length === 0) return;
-    const nbd = await readNbdRecords(this.#nbdDir, this.#options.log);
-    const kept = [...(await kernelDeviceNames()), ...nbd.map(({ configPath }) => configPath)];
-    for (const name of names) {
-      const dir = join(parent, name);
-      if (kept.some((text) => text.includes(`${dir}/`))) {
-        await this.#rememberDevice(name, dir);
-        continue;
-      }
-      await rm(dir, { recursive: true, force: true }).catch((error: unknown) => {
-        this.#options.log.warn({ dir, err: error }, 'leftover is not removed');
-      });
-    }
-  }
-}
-
-/** Names of all devices that the kernel has for user space; they hold the paths of their configurations. */
-async function kernelDeviceNames(): Promise<string[]> {
-  const uio = '/sys/class/uio';
-  const entries = await readdir(uio).catch(() => []);
-  return Promise.all(entries.map((entry) => readFile(join(uio, entry, 'name'), 'utf8').catch(() => '')));
 }
 
 /** Nothing is served worse for want of an audit log; that there is none is said. */
@@ -401,37 +329,6 @@ function openAudit({ enableAudit, auditPath, logConfig }: ServiceConfig, log: Lo
     log.error({ path: auditPath, err: error }, 'the audit log cannot be opened; there will be none');
     return undefined;
   }
-}
-
-interface Transports {
-  /** Best first. */
-  readonly usable: readonly Transport[];
-  readonly unsupported: ReadonlyMap<Transport, string>;
-}
-
-async function findTransports(choice: ServiceConfig['transport']): Promise<Transports> {
-  const unsupported = new Map<Transport, string>();
-  const usable: Transport[] = [];
-  const root = process.getuid?.() === 0;
-  if (choice === 'auto' || choice === 'tcmu') {
-    if (root && (await tcmuAvailable())) usable.push('tcmu');
-    else unsupported.set('tcmu', root ? 'this kernel has no module "target_core_user"' : 'needs root');
-  }
-  if (choice === 'auto' || choice === 'fuse') {
-    const reason = await fuseUnsupported();
-    if (reason === undefined) usable.push('fuse');
-    else unsupported.set('fuse', reason);
-  }
-  if (choice === 'auto' || choice === 'nbd') usable.push('nbd');
-  for (const transport of ['tcmu', 'fuse', 'nbd'] as const)
-    if (!usable.includes(transport) && !unsupported.has(transport))
-      unsupported.set(transport, `the service's configuration says "transport": "${choice}"`);
-  if (usable.length === 0)
-    throw new DeviceError(
-      'OBD_DEVICE_UNSUPPORTED',
-      `Cannot serve devices: ${[...unsupported].map(([t, reason]) => `${t}: ${reason}`).join('; ')}`,
-    );
-  return { usable, unsupported };
 }
 
 /** The socket that an options object or configuration means, checked. @throws IoError if it is too long for a socket. */
