@@ -4,5 +4,6 @@ export * from './plan.js';
 export * from './prefetch.js';
 export * from './recording.js';
 export * from './replay.js';
+export * from './totals.js';
 export * from './trace-file.js';
 export * from './trace-layer.js';

@@ -43,6 +43,7 @@ export class Prefetch {
   readonly #options: PrefetchOptions;
   readonly #stop = new AbortController();
   #running: Promise<void> | undefined;
+  #fetching = false;
   #progress: ReplayProgress = { jobs: 0, jobsDone: 0, failures: 0, bytes: 0 };
 
   private constructor(work: Work, options: PrefetchOptions) {
@@ -78,6 +79,11 @@ export class Prefetch {
     return this.#progress;
   }
 
+  /** True while something is fetched, or is to be. */
+  get running(): boolean {
+    return this.#fetching;
+  }
+
   /** The image is open. */
   start(image: HostedImage): void {
     const work = this.#work;
@@ -111,12 +117,14 @@ export class Prefetch {
     const started = performance.now();
     const jobs =
       work.kind === 'replay' ? await this.#traceJobs(work, image) : await this.#fileJobs(work, image);
+    this.#progress = { ...this.#progress, jobs: jobs.length };
+    this.#fetching = true;
     const progress = await replay(jobs, {
       concurrency,
       log,
       signal,
       progress: (now) => (this.#progress = now),
-    });
+    }).finally(() => (this.#fetching = false));
     if (signal.aborted) return;
     const ms = Math.round(performance.now() - started);
     log.info({ trace: work.path, ...progress, ms }, 'prefetch is done');

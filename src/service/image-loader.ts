@@ -1,22 +1,26 @@
 import { BlockDevice, type IoPolicy } from '../blockdev/index.js';
 import type { HostedImage, ImageOpener, IoPolicyConfig } from '../image/index.js';
 import type { Logger } from '../log/index.js';
-import { Prefetch } from '../prefetch/index.js';
+import { Prefetch, type PrefetchTotals } from '../prefetch/index.js';
 import type { ImageLoader } from './openings.js';
 
 /** A device that ends all that belongs to its image, the background download too. */
 class ImageDevice extends BlockDevice {
   readonly #image: HostedImage;
   readonly #prefetch: Prefetch;
+  readonly #ended: () => void;
 
-  constructor(image: HostedImage, policy: IoPolicy, prefetch: Prefetch) {
+  /** @param ended called when nothing more is prefetched. */
+  constructor(image: HostedImage, policy: IoPolicy, prefetch: Prefetch, ended: () => void) {
     super(image.blob, { readOnly: image.readOnly, planner: image.planner, policy });
     this.#image = image;
     this.#prefetch = prefetch;
+    this.#ended = ended;
   }
 
   override async close(): Promise<void> {
     await this.#prefetch.close();
+    this.#ended();
     await this.#image.close();
   }
 }
@@ -33,13 +37,15 @@ export interface ImageLoaderOptions {
   readonly ioPolicy: IoPolicyConfig;
   /** Fetches at once while a trace is replayed. */
   readonly concurrency: number;
+  /** Told of every prefetch. */
+  readonly prefetched: PrefetchTotals;
   /** See `SnapshotHooks`. */
   readonly quiesce: () => Promise<void>;
 }
 
 /** Opens images with the process's registry client and caches, as front ends want them. */
 export function imageLoader(opener: ImageOpener, options: ImageLoaderOptions): ImageLoader {
-  const { log, ioPolicy, concurrency, quiesce } = options;
+  const { log, ioPolicy, concurrency, prefetched, quiesce } = options;
   return async (configPath, signal) => {
     const config = await opener.load(configPath);
     const prefetch = await Prefetch.begin(config, { log: log.child({ image: configPath }), concurrency });
@@ -54,7 +60,10 @@ export function imageLoader(opener: ImageOpener, options: ImageLoaderOptions): I
         foretold: prefetch.foretold,
       });
       prefetch.start(image);
-      const device = new ImageDevice(image, ioPolicyOf(config.ioPolicy ?? ioPolicy), prefetch);
+      prefetched.add(prefetch);
+      const device = new ImageDevice(image, ioPolicyOf(config.ioPolicy ?? ioPolicy), prefetch, () => {
+        prefetched.remove(prefetch);
+      });
       return {
         device,
         fetches: image.fetches,

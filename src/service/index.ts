@@ -18,6 +18,7 @@ export {
 export { DeviceTotals, type MeteredDevice } from './device-totals.js';
 export { ReferenceMetrics, type SeriesSample } from './reference-metrics.js';
 export { commandMetrics, sourceMetrics } from './traffic-metrics.js';
+export { prefetchMetrics } from './prefetch-metrics.js';
 export { DeviceTable, type DeviceTableOptions, type TableRequest } from './device-table.js';
 export { Openings, type ImageLoader, type ImageStats } from './openings.js';
 export * from './mounts.js';

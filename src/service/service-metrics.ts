@@ -1,9 +1,11 @@
 import type { ImageOpener, ServiceConfig } from '../image/index.js';
 import type { Logger } from '../log/index.js';
 import { Exporter, metricsText, processMetrics, type MetricsSource } from '../metrics/index.js';
+import type { PrefetchTotals } from '../prefetch/index.js';
 import type { DeviceTable } from './device-table.js';
 import { DeviceTotals } from './device-totals.js';
 import { deviceMetrics } from './metrics.js';
+import { prefetchMetrics } from './prefetch-metrics.js';
 import { ReferenceMetrics, type SeriesSample } from './reference-metrics.js';
 import { commandMetrics, sourceMetrics } from './traffic-metrics.js';
 
@@ -11,6 +13,7 @@ import { commandMetrics, sourceMetrics } from './traffic-metrics.js';
 export interface ServiceMetricsOptions {
   readonly table: DeviceTable;
   readonly opener: ImageOpener;
+  readonly prefetched: PrefetchTotals;
   readonly keys: ServiceConfig['exporterConfig'];
   readonly version: string;
   readonly log: Logger;
@@ -26,7 +29,7 @@ export class ServiceMetrics {
   #exporter: Exporter | undefined;
 
   constructor(options: ServiceMetricsOptions) {
-    const { table, opener, keys, version } = options;
+    const { table, opener, prefetched, keys, version } = options;
     this.#options = options;
     this.#totals = new DeviceTotals(() => table.metered());
     this.#reference = new ReferenceMetrics(() => this.#sample(), keys.correctLabels);
@@ -45,6 +48,9 @@ export class ServiceMetrics {
       },
       (out) => {
         sourceMetrics(out, opener);
+      },
+      (out) => {
+        prefetchMetrics(out, prefetched.sums);
       },
       processMetrics,
     ];

@@ -21,6 +21,7 @@ import {
 } from '../blockdev/index.js';
 import { ImageOpener, loadImageConfig, plannerModule, type ServiceConfig } from '../image/index.js';
 import { AuditLog, type Logger } from '../log/index.js';
+import { PrefetchTotals } from '../prefetch/index.js';
 import { AdminServer } from './admin-server.js';
 import { API_VERSION, type AbortAnswer, type AttachBody, type DeviceInfo, type ServiceInfo } from './api.js';
 import { DeviceDirs, type ImageResolver } from './device-dirs.js';
@@ -85,10 +86,12 @@ export class Service {
     this.#audit = openAudit(config, log);
     this.#opener = new ImageOpener(config, log, this.#audit);
     this.#workers = new IoWorkers({ logger: log, plannerModule });
+    const prefetched = new PrefetchTotals();
     const loader = {
       log,
       ioPolicy: config.ioPolicy,
       concurrency: config.prefetchConfig.concurrency,
+      prefetched,
       quiesce: () => this.#workers.quiesce(),
     };
     this.#openings = new Openings(imageLoader(this.#opener, loader), log);
@@ -110,6 +113,7 @@ export class Service {
     this.#metrics = new ServiceMetrics({
       table: this.#table,
       opener: this.#opener,
+      prefetched,
       keys: config.exporterConfig,
       version: options.version,
       log,

@@ -21,6 +21,7 @@ import {
   parseFileList,
   parseTrace,
   Prefetch,
+  PrefetchTotals,
   TraceRecording,
 } from '../../src/prefetch/index.js';
 import { imageLoader } from '../../src/service/image-loader.js';
@@ -159,6 +160,7 @@ test(
       log: silentLogger,
       ioPolicy: service.ioPolicy,
       concurrency: 16,
+      prefetched: new PrefetchTotals(),
       quiesce: async () => undefined,
     });
     const { device } = await load(path, new AbortController().signal);
@@ -193,6 +195,7 @@ test('an image that does not open leaves no lock', { skip: noFixtures }, async (
     log: silentLogger,
     ioPolicy: service.ioPolicy,
     concurrency: 16,
+    prefetched: new PrefetchTotals(),
     quiesce: async () => undefined,
   });
   await assert.rejects(load(path, new AbortController().signal));
@@ -209,6 +212,7 @@ test('a replayed trace brings exactly what the workload reads', { skip: noFixtur
   await recording.end();
   const without = served();
 
+  const totals = new PrefetchTotals();
   for (const how of ['recordTracePath', 'accelerationLayer'] as const) {
     const layerDir = join(dir, 'layer');
     mkdirSync(layerDir, { recursive: true });
@@ -221,10 +225,21 @@ test('a replayed trace brings exactly what the workload reads', { skip: noFixtur
     assert.ok(prefetch.foretold && prefetch.tap === undefined);
     const before = served();
     const image = await open(replayed, { foretold: true });
+    totals.add(prefetch);
+    const earlier = totals.sums;
     prefetch.start(image);
     await prefetch.done();
-    assert.equal(prefetch.progress.failures, 0);
-    assert.ok(prefetch.progress.bytes > 0);
+    const { progress } = prefetch;
+    assert.equal(progress.failures, 0);
+    assert.ok(progress.bytes > 0);
+    const now = totals.sums;
+    assert.deepEqual(now, {
+      ...earlier,
+      done: earlier.done + progress.jobs,
+      bytes: earlier.bytes + progress.bytes,
+    });
+    totals.remove(prefetch);
+    assert.deepEqual(totals.sums, now, 'what is closed still counts');
     const fetched = served() - before;
     await workload(image);
     assert.equal(served() - before, fetched, 'the workload had to fetch nothing');

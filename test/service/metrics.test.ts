@@ -7,7 +7,14 @@ import { ImageOpener, defaultServiceConfig } from '../../src/image/index.js';
 import { silentLogger } from '../../src/log/index.js';
 import { MetricsText, processMetrics } from '../../src/metrics/index.js';
 import { IoCause } from '../../src/native/index.js';
-import { DeviceTotals, ReferenceMetrics, commandMetrics, sourceMetrics } from '../../src/service/index.js';
+import { PrefetchTotals } from '../../src/prefetch/index.js';
+import {
+  DeviceTotals,
+  ReferenceMetrics,
+  commandMetrics,
+  prefetchMetrics,
+  sourceMetrics,
+} from '../../src/service/index.js';
 
 function reference(correctLabels: boolean): string {
   let n = 0;
@@ -113,6 +120,7 @@ test(
     const opener = new ImageOpener(defaultServiceConfig(silentLogger), silentLogger);
     commandMetrics(out, new DeviceTotals(() => [{ id: 'a', transport: 'fuse', meter: busyMeter() }]), true);
     sourceMetrics(out, opener);
+    prefetchMetrics(out, new PrefetchTotals().sums);
     processMetrics(out);
     await opener.close();
     const { stdout, stderr } = spawnSync('promtool', ['check', 'metrics'], {
