@@ -13,6 +13,7 @@ import { join } from 'node:path';
 import { open, type RootDatabase } from 'lmdb';
 import { SnapshotError, ioError } from '../blob/index.js';
 import { checkMetadataFile } from './metadata-file.js';
+import { readReferenceStore } from './reference-store.js';
 import { notFound, nowMicros, type DiskUsage, type Labels, type SnapshotRecord } from './records.js';
 import { recordSchema } from './record-schema.js';
 
@@ -42,6 +43,8 @@ export class MetadataStore {
   readonly #db: RootDatabase<string, string>;
   readonly #records = new Map<string, SnapshotRecord>();
   readonly #children = new Map<string, Set<string>>();
+  /** Snapshots of the reference that this one began with when it was opened. */
+  takenOver = 0;
   #sequence = 0;
   #closed = false;
 
@@ -50,41 +53,45 @@ export class MetadataStore {
   }
 
   /**
-   * Opens the store of a root directory, or makes it.
-   * @throws SnapshotError OBD_SNAPSHOT_UNSUPPORTED if the reference's store is there, or one of a later version,
-   * OBD_SNAPSHOT_METADATA if the file is damaged; IoError.
+   * Opens the store of a root directory, or makes it: where the reference's snapshotter had the root, with its snapshots.
+   * @throws SnapshotError OBD_SNAPSHOT_UNSUPPORTED if it is of a later version, OBD_SNAPSHOT_METADATA if the file, or the
+   * reference's, is damaged, OBD_SNAPSHOT_PRECONDITION if somebody has the reference's open; IoError.
    */
   static open(root: string): MetadataStore {
     const path = join(root, 'metadata.mdb');
-    const foreign = join(root, 'metadata.db');
-    if (existsSync(foreign) && !existsSync(path))
-      throw new SnapshotError(
-        'OBD_SNAPSHOT_UNSUPPORTED',
-        `Cannot use "${root}": its metadata was written by another snapshotter`,
-        { source: foreign, hint: 'Choose an empty directory as "root"; images are pulled again' },
-      );
+    let db: RootDatabase<string, string> | undefined;
     try {
       checkMetadataFile(path);
-      const store = new MetadataStore(
-        open<string, string>({
-          path,
-          noSubdir: true,
-          encoding: 'string',
-          overlappingSync: false,
-          cache: false,
-        }),
-      );
-      store.#load(path);
+      db = open<string, string>({
+        path,
+        noSubdir: true,
+        encoding: 'string',
+        overlappingSync: false,
+        cache: false,
+      });
+      const store = new MetadataStore(db);
+      store.#load(path, join(root, 'metadata.db'));
       return store;
     } catch (error) {
+      void db?.close();
       throw ioError(error, `open "${path}"`, path);
     }
   }
 
-  #load(path: string): void {
+  /** @param reference the reference's store: a new one of ours begins with what is there. */
+  #load(path: string, reference: string): void {
     const format = this.#db.get(FORMAT_KEY);
-    if (format === undefined) this.#write([], 0);
-    else if (format !== FORMAT)
+    if (format === undefined) {
+      const { records, sequence } = existsSync(reference)
+        ? readReferenceStore(reference, MAX_NAME)
+        : { records: [], sequence: 0 };
+      // All at once: until it is done, the next start does it again.
+      this.#write(
+        records.map((put) => ({ put })),
+        sequence,
+      );
+      this.takenOver = records.length;
+    } else if (format !== FORMAT)
       throw new SnapshotError('OBD_SNAPSHOT_UNSUPPORTED', `Cannot use "${path}": its format is not known`, {
         source: path,
         expected: FORMAT,

@@ -119,6 +119,11 @@ export class Snapshotter {
     const greatest = await dirs.open();
     const store = MetadataStore.open(layout.root);
     store.reserveId(greatest);
+    if (store.takenOver > 0)
+      options.log.info(
+        { snapshots: store.takenOver },
+        "snapshots of the reference's metadata.db are taken over",
+      );
     return new Snapshotter(options, layout, store, dirs);
   }
 

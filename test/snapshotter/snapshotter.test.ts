@@ -156,7 +156,10 @@ test('what fails to be made leaves no directory', async (t) => {
 
 test('what its caller does not wait for is not made: a snapshot, a view, a layer of a pull', async (t) => {
   const root = tempDir(t);
-  const snapshotter = await Snapshotter.open({ config: { ...CONFIG_DEFAULTS, root, address: '' }, log: silentLogger });
+  const snapshotter = await Snapshotter.open({
+    config: { ...CONFIG_DEFAULTS, root, address: '' },
+    log: silentLogger,
+  });
   t.after(() => snapshotter.close());
   const handlers = snapshotsHandlers(snapshotter, silentLogger);
   const call = (method: 'Prepare' | 'View', cancelled: boolean, labels: object): Promise<unknown> =>
@@ -213,7 +216,7 @@ test('a stale socket is replaced; one that is served is not', async (t) => {
   await second.close();
 });
 
-test('a root of the reference’s snapshotter is refused, not cleaned', async (t) => {
+test('a root of the reference’s snapshotter whose store is damaged is refused, not cleaned', async (t) => {
   const server = await startServer(t);
   const root = join(server.root, '..', 'reference');
   await mkdir(root);
@@ -223,7 +226,7 @@ test('a root of the reference’s snapshotter is refused, not cleaned', async (t
       config: { ...CONFIG_DEFAULTS, root, address: '/unused' },
       log: silentLogger,
     }),
-    { code: 'OBD_SNAPSHOT_UNSUPPORTED' },
+    { code: 'OBD_SNAPSHOT_METADATA' },
   );
 });
 
