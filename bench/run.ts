@@ -1,6 +1,7 @@
 /** See bench/run. Each section runs programs that a user can run, and keeps what they print. */
 import { execFile } from 'node:child_process';
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { circumstances, tableOf, type Report, type Row } from '../src/bench/index.js';
@@ -59,6 +60,31 @@ const SECTIONS: Readonly<Record<Section, () => Promise<Report[]>>> = {
       reports.push(together(parts, name));
     }
     return reports;
+  },
+  gzip: async () => {
+    const path = await image('gzip.json');
+    const dir = await mkdtemp(join(tmpdir(), 'obd-bench-gzip-'));
+    try {
+      const config = join(dir, 'overlaybd.json');
+      const cache = (name: string): object => ({ cacheDir: join(dir, name), cacheSizeGB: 4 });
+      await writeFile(
+        config,
+        JSON.stringify({
+          cacheConfig: { cacheType: 'file', ...cache('blobs') },
+          gzipCacheConfig: { enable: true, refillSize: 1 << 20, ...cache('gzip') },
+          logConfig: { logPath: join(dir, 'log') },
+        }),
+      );
+      // The first of them meets nothing in the cache, and leaves nothing out of it.
+      const once = ['--bs', '1M', '--depth', '2', '--pattern', 'sequential', '--warm-up', '0'];
+      const parts = [
+        await bench('ring', path, ...once, '--seconds', quick ? '5' : '20', '--service-config', config),
+        await bench('ring', path, ...timing, '--depth', '1,32', '--service-config', config),
+      ];
+      return [together(parts.slice(1), 'gzip')];
+    } finally {
+      await rm(dir, { recursive: true, force: true });
+    }
   },
   cold: async () => [
     together([await bench('ring', await image('lz4.json'), ...timing, '--depth', '1,32', '--cold')], 'lz4'),

@@ -4,7 +4,15 @@ import { join } from 'node:path';
 import { formatNumber, type Report, type Row } from '../../src/bench/index.js';
 import { packageRoot } from '../../src/native/index.js';
 import { barChart, type Bar } from './plot.js';
-import { COLD_READ, OTHERS, READS, TCMU_GOALS, TCMU_REFERENCE, type Reference } from './reference.js';
+import {
+  COLD_READ,
+  GZIP_READ,
+  OTHERS,
+  READS,
+  TCMU_GOALS,
+  TCMU_REFERENCE,
+  type Reference,
+} from './reference.js';
 import { numberOf, readResults, rowOf } from './results.js';
 
 const DOCS = join(packageRoot, 'docs');
@@ -76,9 +84,11 @@ const times = (value: number): string => `${formatNumber(value)}×`;
 async function reads(): Promise<string> {
   const warm = readResults('ring');
   const cold = readResults('cold');
+  const gzip = readResults('gzip');
   if (warm.length === 0) return '';
   const all = READS.map((reference) => ({ reference, row: rowOf(warm, reference.subject, reference.row) }));
   all.push({ reference: COLD_READ, row: rowOf(cold, COLD_READ.subject, COLD_READ.row) });
+  all.push({ reference: GZIP_READ, row: rowOf(gzip, GZIP_READ.subject, GZIP_READ.row) });
   const rows: Cells[] = [];
   const bars: Bar[] = [];
   for (const { reference, row } of all) {
@@ -109,13 +119,14 @@ async function reads(): Promise<string> {
     `The image is an empty ext4 of 64 GiB and one layer of about 580 MB with a Debian root, in four ways of storing it
 (\`bench/images\`); places that hold data are read. The reference's figures are those of its library called directly on one core, ours go
 through a whole TCMU ring: a thread plays the kernel, one I/O worker answers (\`obd bench ring\`). CPU is that of the process without
-the thread that plays the kernel: “CPU µs each” is what a read costs, and hardly depends on who else works on the machine. Local reads stay within 8 MiB for 4096 reads.`,
+the thread that plays the kernel: “CPU µs each” is what a read costs, and hardly depends on who else works on the machine. Local reads stay within 8 MiB for 4096 reads. The gzip layer is a TurboOCI
+one: a Debian root as a .tar.gz with an index, all of it read once before.`,
     await plot('reads', "Reads, as multiples of the reference's library (tick: our goal)", bars, 1),
     table(
       ['read', 'reference', 'ours', '', 'goal', 'P50 µs', 'P99 µs', 'P99.9 µs', 'CPU', 'CPU µs each'],
       rows,
     ),
-    madeWith([...warm, ...cold]),
+    madeWith([...warm, ...cold, ...gzip]),
   );
 }
 

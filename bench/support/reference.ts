@@ -37,6 +37,15 @@ export const COLD_READ: Reference = read(
   3,
 );
 
+/** Out of a gzip layer by its index, what was unpacked once being kept (TurboOCI images). */
+export const GZIP_READ: Reference = read(
+  'gzip',
+  'gzip, 4 KiB random, QD1',
+  'random read 4 KiB, QD1',
+  640,
+  20,
+);
+
 /** Opening 33 layers, milliseconds; merging 16 layers of 20,000 extents, milliseconds; lookups, millions per second. */
 export const OTHERS = {
   openMs: 9.5,

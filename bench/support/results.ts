@@ -10,6 +10,7 @@ export const RESULTS = join(packageRoot, 'bench', 'results');
 /** Parts of `bench/run`, each a file of reports. */
 export type Section =
   | 'ring'
+  | 'gzip'
   | 'tail'
   | 'cold'
   | 'open'

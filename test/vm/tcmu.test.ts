@@ -75,6 +75,21 @@ describe('overlaybd-tcmu in a kernel with TCMU', { skip: noMachine }, () => {
     assert.match(run.output, /^# skipped 0/m);
   });
 
+  test('devices come and go there, and the service keeps nothing of them', async () => {
+    const run = await runInMachine(
+      [
+        'env',
+        'OBD_SOAK_TRANSPORT=tcmu',
+        'node',
+        '--test',
+        '--test-reporter=tap',
+        'dist/test/faults/soak.test.js',
+      ],
+      { timeoutSeconds: 240 },
+    );
+    assert.equal(run.status, 0, run.output + run.messages);
+  });
+
   // Devices are made, written to, flushed and removed beside each other, while paths are looked up in configfs.
   test("containerd's conformance suite passes on writable TCMU devices", { skip: noSuite }, async () => {
     const suiteTest = 'dist/test/system/snapshotter-suite.test.js';
