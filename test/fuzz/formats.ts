@@ -199,8 +199,14 @@ async function talkNbd(bytes: Buffer): Promise<void> {
   const device = new BlockDevice(blob, { readOnly: (bytes.byteLength & 1) === 1 });
   const negotiated = await handshake(reader, out, device);
   const guard = new IoGuard(device, LOGGER);
-  if (negotiated !== undefined)
-    await transmission(reader, out, { device, guard, meter: new DeviceMeter() }, negotiated, LOGGER);
+  try {
+    if (negotiated !== undefined)
+      await transmission(reader, out, { device, guard, meter: new DeviceMeter() }, negotiated, LOGGER);
+  } finally {
+    // As front ends do when a device goes: its clock would keep it and its memory for a second more, and two thousand
+    // devices come and go in one.
+    guard.stop();
+  }
 }
 
 const manifest = {
