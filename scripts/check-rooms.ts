@@ -8,7 +8,7 @@ import { dirname, join, relative, resolve, sep } from 'node:path';
 const formats = ['tar', 'gzip', 'zfile', 'lsmt'];
 const MAY_IMPORT: Readonly<Record<string, readonly string[] | 'anything'>> = {
   blob: [],
-  log: [],
+  log: ['blob'],
   metrics: ['blob', 'log'],
   native: ['blob'],
   tar: ['blob'],

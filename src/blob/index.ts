@@ -4,6 +4,7 @@ export * from './errors.js';
 export * from './extent-map.js';
 export * from './file-blob.js';
 export * from './local-file.js';
+export * from './make-directory.js';
 export * from './memory-blob.js';
 export * from './read-plan.js';
 export * from './readable-blob.js';

@@ -1,7 +1,7 @@
-import { mkdir, statfs } from 'node:fs/promises';
+import { statfs } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { LRUCache } from 'lru-cache';
-import { CacheError, ConfigError, ioError, type ReadableBlob } from '../blob/index.js';
+import { CacheError, ConfigError, ioError, type ReadableBlob, makeDirectory } from '../blob/index.js';
 import type { Logger } from '../log/index.js';
 import { ByteBudget } from './byte-budget.js';
 import { CachedBlob } from './cached-blob.js';
@@ -169,7 +169,7 @@ export class BlobCache {
       );
     const cache = new BlobCache(options);
     try {
-      await mkdir(cache.dir, { recursive: true, mode: 0o755 });
+      await makeDirectory(cache.dir, 0o755);
       await cache.#evictor.start();
     } catch (error) {
       clearInterval(cache.#timer);

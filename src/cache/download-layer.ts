@@ -1,9 +1,17 @@
 import { createHash, type Hash } from 'node:crypto';
 import { constants } from 'node:fs';
-import { mkdir, open, rename, rm, statfs, type FileHandle } from 'node:fs/promises';
+import { open, rename, rm, statfs, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { FileBlob, IoError, ioError, OverlaybdError, RegistryError, roundUp } from '../blob/index.js';
+import {
+  FileBlob,
+  IoError,
+  ioError,
+  OverlaybdError,
+  RegistryError,
+  roundUp,
+  makeDirectory,
+} from '../blob/index.js';
 import type { Logger } from '../log/index.js';
 import { FileLock, lockFile, seekHole } from '../native/index.js';
 import type { CachedBlob } from './cached-blob.js';
@@ -59,7 +67,7 @@ export interface DownloadContext {
 export async function downloadLayer(layer: DownloadLayer, context: DownloadContext): Promise<boolean> {
   const target = join(layer.dir, COMMIT_NAME);
   if (await useCommitted(layer, target)) return true;
-  await mkdir(layer.dir, { recursive: true });
+  await makeDirectory(layer.dir);
   return layer.type === 'download'
     ? await fillAndPromote(layer, target, context)
     : await writeAndPromote(layer, target, context);

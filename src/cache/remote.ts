@@ -1,6 +1,5 @@
-import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { ConfigError, ioError, type ReadableBlob } from '../blob/index.js';
+import { ConfigError, ioError, type ReadableBlob, makeDirectory } from '../blob/index.js';
 import type { Logger } from '../log/index.js';
 import type { BlobCache, BlobCacheOptions } from './blob-cache.js';
 import type { CachedBlob } from './cached-blob.js';
@@ -98,7 +97,7 @@ export async function openCachedRemote(cache: BlobCache, remote: RemoteBlob): Pr
     let path: string | undefined;
     if (remote.type === 'download' && dir !== undefined && dir !== '') {
       path = join(dir, DOWNLOAD_NAME);
-      await mkdir(dir, { recursive: true }).catch((error: unknown) => {
+      await makeDirectory(dir).catch((error: unknown) => {
         throw ioError(error, `make layer directory "${dir}"`, dir);
       });
     }

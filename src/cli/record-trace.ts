@@ -1,10 +1,10 @@
 /** `obd record-trace`: runs a workload in an image, and makes an image that brings what the workload reads. */
 import { randomBytes } from 'node:crypto';
-import { mkdir, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { InvalidArgumentError, Option, type Command } from 'commander';
-import { ConfigError, DeviceError, ioError, OverlaybdError } from '../blob/index.js';
+import { ConfigError, DeviceError, ioError, OverlaybdError, makeDirectory } from '../blob/index.js';
 import { ImageOpener } from '../image/index.js';
 import { makeLogger } from '../log/index.js';
 import { openImageSource, openImageTarget, parseImageConfig, resolveManifest } from '../oci/index.js';
@@ -161,7 +161,7 @@ async function record(
   signal: AbortSignal,
 ): Promise<Uint8Array> {
   const parent = resolve(options.workingDir);
-  await mkdir(parent, { recursive: true, mode: 0o700 });
+  await makeDirectory(parent, 0o700);
   const dir = await mkdtemp(join(parent, 'trace-'));
   try {
     const address = await serviceAddress(options);

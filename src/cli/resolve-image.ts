@@ -1,6 +1,6 @@
-import { mkdir, open, writeFile } from 'node:fs/promises';
+import { open, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { ConfigError, FormatError, ioError } from '../blob/index.js';
+import { ConfigError, FormatError, ioError, makeDirectory } from '../blob/index.js';
 import { parseImageName, verifyBytes } from '../oci/index.js';
 import { MAX_TRACE_LAYER, TRACE_NAME, unpackTraceLayer } from '../prefetch/index.js';
 import { blobUrl, parseReference } from '../registryblob/index.js';
@@ -85,7 +85,7 @@ async function keepTrace(layer: LayerArtifact, dir: string): Promise<void> {
   }
   if (descriptor !== undefined) verifyBytes(bytes, descriptor, name);
   const trace = await unpackTraceLayer(bytes, name);
-  await mkdir(dir, { recursive: true, mode: 0o700 });
+  await makeDirectory(dir, 0o700);
   await writeFile(join(dir, TRACE_NAME), trace, { mode: 0o600 });
 }
 

@@ -1,10 +1,10 @@
 /** How commands reach the service, and start one where there is none. */
 import { spawn } from 'node:child_process';
-import { mkdir, open, stat } from 'node:fs/promises';
+import { open, stat } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Command } from 'commander';
-import { ConfigError, DeviceError, IoError, OverlaybdError, ioError } from '../blob/index.js';
+import { ConfigError, DeviceError, IoError, OverlaybdError, ioError, makeDirectory } from '../blob/index.js';
 import { loadServiceConfig, type ServiceConfig } from '../image/index.js';
 import { silentLogger } from '../log/index.js';
 import { packageRoot } from '../native/index.js';
@@ -135,7 +135,7 @@ async function startService(
 ): Promise<number> {
   let file;
   try {
-    await mkdir(dirname(log), { recursive: true, mode: 0o700 });
+    await makeDirectory(dirname(log), 0o700);
     file = await open(log, 'a+', 0o640);
   } catch (error) {
     const cause = ioError(error, `write "${log}"`, log);

@@ -1,9 +1,9 @@
 /** `obd snapshotter`, and `overlaybd-snapshotter`: the containerd snapshotter in the foreground, until SIGTERM. */
 import { constants } from 'node:fs';
-import { mkdir, open, type FileHandle } from 'node:fs/promises';
+import { open, type FileHandle } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { Command } from 'commander';
-import { DeviceError, ioError } from '../blob/index.js';
+import { DeviceError, ioError, makeDirectory } from '../blob/index.js';
 import { loadServiceConfig } from '../image/index.js';
 import { makeLogger, type Logger, type LogLevel } from '../log/index.js';
 import { Exporter, metricsText, processMetrics } from '../metrics/index.js';
@@ -95,7 +95,7 @@ async function lockRoot(root: string): Promise<FileHandle> {
   const path = join(root, 'lock');
   let file: FileHandle;
   try {
-    await mkdir(root, { recursive: true, mode: 0o700 });
+    await makeDirectory(root, 0o700);
     file = await open(path, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW, 0o600);
   } catch (error) {
     throw ioError(error, `open "${path}"`, path);

@@ -13,7 +13,6 @@ import {
   appendFileSync,
   closeSync,
   fstatSync,
-  mkdirSync,
   openSync,
   readFileSync,
   renameSync,
@@ -22,7 +21,7 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { z } from 'zod';
-import { isSystemError } from '../blob/index.js';
+import { isSystemError, makeDirectorySync } from '../blob/index.js';
 import type { LayerCounts } from './oci-layer.js';
 
 /** To be raised whenever the same input gives other bytes than before. */
@@ -85,7 +84,7 @@ export class LayerCache {
    * @throws Error of the file system
    */
   static open(directory: string, maxBytes = MAX_BYTES): LayerCache {
-    mkdirSync(directory, { recursive: true, mode: 0o700 });
+    makeDirectorySync(directory, 0o700);
     const cache = new LayerCache(join(directory, 'layers.jsonl'), maxBytes);
     cache.#load();
     return cache;

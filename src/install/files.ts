@@ -12,20 +12,9 @@
  */
 import { createHash, randomBytes } from 'node:crypto';
 import { constants } from 'node:fs';
-import {
-  lstat,
-  mkdir,
-  open,
-  readFile,
-  readlink,
-  realpath,
-  rename,
-  rm,
-  rmdir,
-  symlink,
-} from 'node:fs/promises';
+import { lstat, open, readFile, readlink, realpath, rename, rm, rmdir, symlink } from 'node:fs/promises';
 import { basename, dirname, join, sep } from 'node:path';
-import { IoError, ioError, isSystemError } from '../blob/index.js';
+import { IoError, ioError, isSystemError, makeDirectory } from '../blob/index.js';
 
 /** A file that should be there. */
 export interface WantedFile {
@@ -144,7 +133,7 @@ export class InstalledFiles {
     const found = await lstat(disk).catch(() => undefined);
     if (found === undefined) {
       if (!this.#options.dryRun) {
-        await this.#guard(mkdir(dirname(disk), { recursive: true }), 'make the directory of', disk);
+        await this.#guard(makeDirectory(dirname(disk)), 'make the directory of', disk);
         await this.#guard(symlink(target, disk), 'make the link', disk);
       }
       this.#record[path] = `-> ${target}`;
@@ -258,7 +247,7 @@ export class InstalledFiles {
     if (this.#options.dryRun) return;
     const temporary = join(dirname(disk), `.${basename(disk)}.${randomBytes(6).toString('hex')}.tmp`);
     try {
-      await mkdir(dirname(disk), { recursive: true });
+      await makeDirectory(dirname(disk));
       const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
       const file = await open(temporary, flags, mode);
       try {

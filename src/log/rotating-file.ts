@@ -8,13 +8,13 @@ import {
   existsSync,
   fstatSync,
   ftruncateSync,
-  mkdirSync,
   openSync,
   renameSync,
   unlinkSync,
   writeSync,
 } from 'node:fs';
 import { dirname } from 'node:path';
+import { makeDirectorySync } from '../blob/index.js';
 
 /** Bounds of a log on disk: at most (keep + 1) x maxBytes, and a line. */
 export interface Rotation {
@@ -96,7 +96,7 @@ export class RotatingFile {
 }
 
 function openLog(path: string): number {
-  mkdirSync(dirname(path), { recursive: true });
+  makeDirectorySync(dirname(path));
   return openSync(path, 'a', 0o640);
 }
 

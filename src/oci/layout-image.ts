@@ -7,7 +7,7 @@
  * changes of one layout's index follow each other; two processes must not write one layout at the same time.
  */
 import { randomBytes } from 'node:crypto';
-import { mkdir, open, readFile, rename, rm, stat, type FileHandle } from 'node:fs/promises';
+import { open, readFile, rename, rm, stat, type FileHandle } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import {
   abortedError,
@@ -20,6 +20,7 @@ import {
   RegistryError,
   type ReadableBlob,
   type ReadOptions,
+  makeDirectory,
 } from '../blob/index.js';
 import { copyFileRange, StreamDigest } from '../native/index.js';
 import { digestOf } from './digest.js';
@@ -186,8 +187,8 @@ export class LayoutImage extends StoredImage implements ImageTarget {
 
   async #create(): Promise<void> {
     try {
-      await mkdir(join(this.directory, 'blobs', 'sha256'), { recursive: true });
-      await mkdir(join(this.directory, 'blobs', 'sha512'), { recursive: true });
+      await makeDirectory(join(this.directory, 'blobs', 'sha256'));
+      await makeDirectory(join(this.directory, 'blobs', 'sha512'));
       const marker = join(this.directory, 'oci-layout');
       const there = await stat(marker).catch(() => undefined);
       if (there === undefined)

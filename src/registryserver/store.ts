@@ -15,7 +15,6 @@ import {
   access,
   copyFile,
   link,
-  mkdir,
   open,
   readdir,
   readFile,
@@ -25,7 +24,7 @@ import {
   writeFile,
 } from 'node:fs/promises';
 import { join } from 'node:path';
-import { ioError, isSystemError } from '../blob/index.js';
+import { ioError, isSystemError, makeDirectory } from '../blob/index.js';
 import { Refusal } from './answers.js';
 import { Layouts } from './layouts.js';
 import { isDigestName, isTagName } from './names.js';
@@ -67,7 +66,7 @@ export class Store {
     try {
       if (readOnly) await access(root);
       else {
-        await mkdir(root, { recursive: true });
+        await makeDirectory(root);
         await rm(join(root, UPLOADS), { recursive: true, force: true });
       }
     } catch (error) {
@@ -113,7 +112,7 @@ export class Store {
     const own = blobPath(this.root, digest);
     if (found.path !== own && !(await this.#exists(own))) {
       const temporary = this.uploadPath(randomUUID());
-      await mkdir(join(this.root, UPLOADS), { recursive: true });
+      await makeDirectory(join(this.root, UPLOADS));
       await link(found.path, temporary).catch(() => copyFile(found.path, temporary));
       await putInPlace(temporary, own);
     }
@@ -229,10 +228,10 @@ export class Store {
   }
 
   async #write(path: string, content: string | Buffer): Promise<void> {
-    await mkdir(join(this.root, UPLOADS), { recursive: true });
+    await makeDirectory(join(this.root, UPLOADS));
     const temporary = this.uploadPath(randomUUID());
     await writeFile(temporary, content, { flush: true });
-    await mkdir(join(path, '..'), { recursive: true });
+    await makeDirectory(join(path, '..'));
     await rename(temporary, path);
   }
 }
@@ -253,7 +252,7 @@ async function putInPlace(file: string, path: string): Promise<void> {
   } finally {
     await handle.close();
   }
-  await mkdir(join(path, '..'), { recursive: true });
+  await makeDirectory(join(path, '..'));
   await rename(file, path);
 }
 

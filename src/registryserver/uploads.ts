@@ -1,7 +1,8 @@
 /** Uploads under way: where they stand, and the bytes that arrive. */
 import { randomUUID } from 'node:crypto';
-import { mkdir, open, rm, stat } from 'node:fs/promises';
+import { open, rm, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
+import { makeDirectory } from '../blob/index.js';
 import { Refusal } from './answers.js';
 import type { Store } from './store.js';
 
@@ -42,7 +43,7 @@ export class Uploads {
       });
     const id = randomUUID();
     const upload = { id, repository, path: this.#store.uploadPath(id), size: 0, busy: false, touchedAt: now };
-    await mkdir(dirname(upload.path), { recursive: true });
+    await makeDirectory(dirname(upload.path));
     await (await open(upload.path, 'wx')).close();
     this.#uploads.set(id, upload);
     return upload;

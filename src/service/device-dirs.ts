@@ -2,9 +2,9 @@
  * Directories of devices that were attached by their image's reference: one each below the state directory, with the
  * configuration that was made for it. A device that outlives its service finds its directory again.
  */
-import { mkdir, readFile, readdir, rm, writeFile } from 'node:fs/promises';
+import { readFile, readdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { ioError } from '../blob/index.js';
+import { ioError, makeDirectory } from '../blob/index.js';
 import { readNbdRecords } from '../blockdev/index.js';
 import type { ImageOpener } from '../image/index.js';
 import type { Logger } from '../log/index.js';
@@ -54,7 +54,7 @@ export class DeviceDirs {
     const dir = this.#deviceDir(id);
     try {
       await rm(dir, { recursive: true, force: true });
-      await mkdir(dir, { recursive: true, mode: 0o700 });
+      await makeDirectory(dir, 0o700);
       await writeFile(join(dir, IMAGE_FILE), `${image}\n`, { mode: 0o600 });
     } catch (error) {
       throw ioError(error, `make "${dir}"`, dir);

@@ -3,10 +3,10 @@
  * can take away what can only give I/O errors: the mounts of its FUSE devices. Mounts that others made stay.
  */
 import { createHash } from 'node:crypto';
-import { mkdir, readFile, readdir, rm, rmdir, writeFile } from 'node:fs/promises';
+import { readFile, readdir, rm, rmdir, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { z } from 'zod';
-import { ioError } from '../blob/index.js';
+import { ioError, makeDirectory } from '../blob/index.js';
 import { servingProcessOf } from '../blockdev/index.js';
 import type { Logger } from '../log/index.js';
 import { unmountFilesystem } from '../native/index.js';
@@ -49,7 +49,7 @@ function recordPath(runDir: string, directory: string): string {
 export async function recordMount(runDir: string, record: MountRecord): Promise<void> {
   const path = recordPath(runDir, record.directory);
   try {
-    await mkdir(join(runDir, 'mounts'), { recursive: true, mode: 0o700 });
+    await makeDirectory(join(runDir, 'mounts'), 0o700);
     await writeFile(path, JSON.stringify(record), { mode: 0o600 });
   } catch (error) {
     throw ioError(error, `write "${path}"`, path);

@@ -1,8 +1,8 @@
 import { constants } from 'node:fs';
-import { mkdir, open, readFile, rmdir, stat, unlink, type FileHandle } from 'node:fs/promises';
+import { open, readFile, rmdir, stat, unlink, type FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { DeviceError, ioError } from '../blob/index.js';
+import { DeviceError, ioError, makeDirectory } from '../blob/index.js';
 import { FileLock, lockFile } from '../native/index.js';
 
 /** How long a service that ends may take: some seconds for who still has a FUSE device open. */
@@ -27,7 +27,7 @@ export async function takeRunLock(socketPath: string): Promise<RunLock> {
   try {
     do {
       await file?.close();
-      await mkdir(dir, { recursive: true, mode: 0o700 });
+      await makeDirectory(dir, 0o700);
       file = await open(path, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW, 0o600);
       while (!lockFile(file.fd, FileLock.EXCLUSIVE)) {
         // Without its socket it is only starting, or ending: then its end is near.

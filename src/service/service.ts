@@ -7,9 +7,9 @@
  * TCMU devices stay in the kernel when it ends, and wait for the next one; clients of NBD devices may wait for it. FUSE
  * devices go with it.
  */
-import { mkdir, rmdir } from 'node:fs/promises';
+import { rmdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { IoError, abortedError } from '../blob/index.js';
+import { IoError, abortedError, makeDirectory } from '../blob/index.js';
 import {
   FuseFrontEnd,
   IoWorkers,
@@ -146,7 +146,7 @@ export class Service {
     // Before the front ends, which open the images of the devices that the kernel kept.
     await this.#dirs.removeLeftovers();
     for (const frontEnd of this.#frontEnds) {
-      if (frontEnd.transport === 'nbd') await mkdir(this.#nbdDir, { recursive: true, mode: 0o700 });
+      if (frontEnd.transport === 'nbd') await makeDirectory(this.#nbdDir, 0o700);
       await frontEnd.start();
     }
     await removeDeadMounts(dirname(config.apiSocket), log);

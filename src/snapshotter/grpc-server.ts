@@ -1,8 +1,8 @@
-import { chmod, mkdir, unlink } from 'node:fs/promises';
+import { chmod, unlink } from 'node:fs/promises';
 import { createConnection } from 'node:net';
 import { dirname } from 'node:path';
 import { Server, ServerCredentials } from '@grpc/grpc-js';
-import { IoError, ioError, isSystemError } from '../blob/index.js';
+import { IoError, ioError, isSystemError, makeDirectory } from '../blob/index.js';
 import type { Logger } from '../log/index.js';
 import type { GrpcMetrics } from './grpc-metrics.js';
 import { snapshotsHandlers } from './grpc-service.js';
@@ -33,7 +33,7 @@ export class SnapshotsServer {
     metrics?: GrpcMetrics,
   ): Promise<SnapshotsServer> {
     try {
-      await mkdir(dirname(address), { recursive: true, mode: 0o700 });
+      await makeDirectory(dirname(address), 0o700);
       if (await answers(address))
         throw new IoError('OBD_IO_EXISTS', `Cannot listen on "${address}": another process does`, {
           source: address,

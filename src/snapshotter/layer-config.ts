@@ -4,9 +4,9 @@
  */
 import { randomBytes } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { chmod, mkdir, open, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { chmod, open, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { basename } from 'node:path';
-import { SnapshotError, ioError } from '../blob/index.js';
+import { SnapshotError, ioError, makeDirectory } from '../blob/index.js';
 import { hasUpper, loadImageConfig, type ImageConfig } from '../image/index.js';
 import type { Logger } from '../log/index.js';
 import { blobUrl, type Mirror } from './blob-url.js';
@@ -260,7 +260,7 @@ export class LayerConfigs {
     try {
       for (const dir of [layout.block(id), layout.mountpoint(id)])
         // Whatever the umask; one that is there may have something mounted on it.
-        if ((await mkdir(dir, { recursive: true })) !== undefined) await chmod(dir, 0o711);
+        if (await makeDirectory(dir)) await chmod(dir, 0o711);
       await writeFile(layout.result(id), '', { mode: 0o600 });
       const file = await open(temporary, 'wx', 0o600);
       try {

@@ -15,9 +15,9 @@
  *         backstore_mark    its device path
  *       image_ref           reference of the image it belongs to
  */
-import { mkdir, realpath } from 'node:fs/promises';
+import { realpath } from 'node:fs/promises';
 import { join } from 'node:path';
-import { ioError } from '../blob/index.js';
+import { ioError, makeDirectory } from '../blob/index.js';
 
 /** Paths below one root. */
 export class Layout {
@@ -73,7 +73,7 @@ export const NEW_PREFIX = 'new-';
 /** Makes a root if there is none. Its path is the real one, as the mount table has it. @throws IoError */
 export async function openLayout(root: string): Promise<Layout> {
   try {
-    await mkdir(root, { recursive: true, mode: 0o700 });
+    await makeDirectory(root, 0o700);
     return new Layout(await realpath(root));
   } catch (error) {
     throw ioError(error, `open the root "${root}"`, root);

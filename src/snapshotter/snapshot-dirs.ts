@@ -5,7 +5,7 @@
 import { existsSync } from 'node:fs';
 import { chmod, chown, mkdir, open, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { ioError } from '../blob/index.js';
+import { ioError, makeDirectory } from '../blob/index.js';
 import { NEW_PREFIX, type Layout } from './layout.js';
 
 /** What a new directory is for. */
@@ -32,7 +32,7 @@ export class SnapshotDirs {
   async open(): Promise<number> {
     const { root, snapshots } = this.#layout;
     try {
-      await mkdir(snapshots, { recursive: true, mode: 0o700 });
+      await makeDirectory(snapshots, 0o700);
       await chmod(root, 0o700);
       await chmod(snapshots, 0o700);
       return Math.max(0, ...(await readdir(snapshots)).map(idOf).filter((id) => id !== undefined));

@@ -16,7 +16,7 @@
 import { existsSync } from 'node:fs';
 import { chmod, link, mkdir, rm, rmdir } from 'node:fs/promises';
 import { dirname, isAbsolute, join } from 'node:path';
-import { SnapshotError, ioError, isSystemError } from '../blob/index.js';
+import { SnapshotError, ioError, isSystemError, makeDirectory } from '../blob/index.js';
 import { Label } from './labels.js';
 import { recordTraceOf, type LayerConfigs } from './layer-config.js';
 import type { LayerTools, WritablePair } from './layer-tools.js';
@@ -60,7 +60,7 @@ export class WritableLayers {
     try {
       await mkdir(layout.block(id));
       await chmod(layout.block(id), 0o711);
-      await mkdir(dirname(pair.data), { recursive: true, mode: 0o700 });
+      await makeDirectory(dirname(pair.data), 0o700);
     } catch (error) {
       throw ioError(error, `make "${dirname(pair.data)}"`, dirname(pair.data));
     }

@@ -102,18 +102,21 @@ for (const [what, spoil] of [
       await readsWhole(reader, image);
     });
 
-test('a cache that cannot be made: devices are served, or refused with the reason', async (t) => {
-  const node = await ServiceNode.start(t, {
-    config: { cacheConfig: { cacheType: 'file', cacheDir: '/dev/null/cache', cacheSizeGB: 1 } },
+for (const cacheDir of ['/dev/null/cache', '/proc/nonexistent/cache'])
+  test(`a cache that cannot be made in ${cacheDir}: devices are refused at once, with the reason`, async (t) => {
+    const node = await ServiceNode.start(t, {
+      config: { cacheConfig: { cacheType: 'file', cacheDir, cacheSizeGB: 1 } },
+    });
+    const image = await remote(t, 4);
+    const began = performance.now();
+    await assert.rejects(attach(t, node, 'x', image), (error: Error) =>
+      error.message.includes(`Cannot open cache directory "${cacheDir}"`),
+    );
+    assert.ok(performance.now() - began < 10_000, 'at once');
+    assert.ok(
+      node.doctor().findings.some(({ part, status }) => part === 'cache directory' && status !== 'ok'),
+    );
   });
-  const image = await remote(t, 4);
-  try {
-    await readsWhole(await attach(t, node, 'x', image), image);
-  } catch (error) {
-    assert.match(String(error), /\/dev\/null/);
-  }
-  assert.ok(node.doctor().findings.some(({ part, status }) => part === 'cache directory' && status !== 'ok'));
-});
 
 test(
   'out of descriptors: who is served stays served, who comes is refused with the reason',
