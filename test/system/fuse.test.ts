@@ -37,6 +37,15 @@ function ownMounts(dir: string): { target: string }[] {
     .filter(({ target }) => target.startsWith(`${dir}/`));
 }
 
+/** Which of the flags that keep set-user-ID files, devices and writes from working a mount has. */
+function strictFlags(target: string): string[] {
+  const line = readFileSync('/proc/self/mounts', 'utf8')
+    .split('\n')
+    .find((mount) => mount.split(' ')[1] === target);
+  const options = line?.split(' ')[3]?.split(',') ?? [];
+  return ['nodev', 'nosuid', 'ro'].filter((flag) => options.includes(flag));
+}
+
 /** A machine of its own: configuration, run directory, state, cache, log. */
 class Sandbox {
   readonly dir: string;
@@ -157,6 +166,7 @@ describe('obd through FUSE', { skip }, () => {
     const box = new Sandbox(t);
     const mnt = box.directory('mnt');
     await box.obd('mount', `oci:${fixture('debian', 'oci-obd')}:debian-slim_overlaybd`, mnt, '--allow-suid');
+    assert.deepEqual(strictFlags(mnt), ['ro'], 'as it was asked for');
     assert.deepEqual(compareTree(mnt, readExpectedTree(fixture('debian', 'expected.json'), 2)), []);
     const [info] = await box.list();
     assert.match(info?.image ?? '', /^oci:.*debian-slim_overlaybd$/);
@@ -252,6 +262,7 @@ describe('obd through FUSE', { skip }, () => {
     const mnt = box.directory('mnt');
     await box.obd('attach', box.image('small', 'native-lz4', 'image.json'));
     await box.obd('mount', image, mnt);
+    assert.deepEqual(strictFlags(mnt), ['nodev', 'nosuid', 'ro']);
     await box.endService();
     assert.match(box.log(), /service has ended/);
     assert.equal(existsSync(join(box.dir, 'state', 'devices', 'oci-obd')), false, 'its files are gone');
