@@ -32,6 +32,8 @@ export interface Attachment {
   readonly deviceId?: string | undefined;
   /** Block device or file that a user opens; undefined while it is not known (TCMU: another program makes the LUN). */
   readonly devicePath: string | undefined;
+  /** Clients that have it open now, where the front end knows: NBD. */
+  readonly connections?: number | undefined;
   /** The device being served, for its state and counters. */
   readonly device: BlockDevice;
   /** Its traffic and health; undefined where the transport does not count. */

@@ -3,11 +3,10 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { extentsOf, type ReadableBlob } from '../blob/index.js';
-import { BlockDevice, NbdServer } from '../blockdev/index.js';
+import { BlockDevice, NbdServer, nbdUri } from '../blockdev/index.js';
 import { makeLogger } from '../log/index.js';
 import { qemuImg, writeOutput } from '../tools/index.js';
 import type { ExportResult } from './export.js';
-import { nbdUri } from './nbd.js';
 
 /**
  * Writes `disk` to a new qcow2 file.

@@ -39,6 +39,11 @@ export async function findFileSystem(devicePath: string): Promise<Found> {
   } finally {
     await file.close();
   }
+  return fileSystemIn(start);
+}
+
+/** What the first 4096 bytes of a device say. */
+export function fileSystemIn(start: Buffer): Found {
   const found = (type: string | undefined, dirty = false): Found => ({ type, dirty });
   if (start.readUInt32LE(1024) === 0xe0f5e1e2) return found('erofs');
   // s_state: 1 is clean, 2 has errors.

@@ -1,7 +1,6 @@
 /** `obd nbd`: an image as a network block device on a Unix socket, for QEMU, qemu-img, nbdcopy and fio; needs no root. */
-import { resolve } from 'node:path';
 import type { Command } from 'commander';
-import { BlockDevice, NbdServer } from '../blockdev/index.js';
+import { BlockDevice, NbdServer, nbdUri } from '../blockdev/index.js';
 import { ImageOpener, loadServiceConfig } from '../image/index.js';
 import { makeLogger } from '../log/index.js';
 import { serviceConfigPath } from './service-config-path.js';
@@ -34,11 +33,6 @@ export function addNbdCommand(program: Command): void {
     )
     .addHelpText('after', EXAMPLE)
     .action(nbdCommand);
-}
-
-/** The URI by which NBD clients know a socket. */
-export function nbdUri(socketPath: string): string {
-  return `nbd+unix:///?socket=${encodeURIComponent(resolve(socketPath)).replaceAll('%2F', '/')}`;
 }
 
 async function nbdCommand(socketPath: string, flags: NbdFlags): Promise<void> {

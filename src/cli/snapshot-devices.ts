@@ -1,6 +1,7 @@
 /** Devices of the snapshotter: attached by the service (`obd service`, `overlaybd-tcmu`), mounted here. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DeviceError, OverlaybdError, isSystemError } from '../blob/index.js';
+import { nbdSocketOf, nbdUri, readNbdStart } from '../blockdev/index.js';
 import type { Logger } from '../log/index.js';
 import { remountFilesystem, unmountFilesystem } from '../native/index.js';
 import {
@@ -11,8 +12,8 @@ import {
   type AdminClient,
   type DeviceInfo,
 } from '../service/index.js';
-import type { DeviceHost, FileSystemSpec } from '../snapshotter/index.js';
-import { findFileSystem, makeFileSystem, mountDevice } from './file-systems.js';
+import type { DeviceHost, DeviceTransport, FileSystemSpec } from '../snapshotter/index.js';
+import { fileSystemIn, findFileSystem, makeFileSystem, mountDevice } from './file-systems.js';
 
 /** A service that restarts is back within this. */
 const SERVICE_MS = 5_000;
@@ -35,12 +36,12 @@ export class ServiceDeviceHost implements DeviceHost {
     this.#options = options;
   }
 
-  async attach(id: number, configPath: string): Promise<string> {
+  async attach(id: number, configPath: string, transport: DeviceTransport): Promise<string> {
     const deadline = Date.now() + SETTLE_MS;
     for (;;) {
-      const found = await this.#find(configPath);
-      if (found !== undefined && isAttached(found.state)) return blockDevice(found);
-      if (found === undefined || found.state === 'failed') return this.#attachNew(id, configPath);
+      const found = bestOf((await this.#find(configPath)).filter((device) => reachedBy(device, transport)));
+      if (found !== undefined && isAttached(found.state)) return sourceOf(found, transport);
+      if (found === undefined || found.state === 'failed') return this.#attachNew(id, configPath, transport);
       if (Date.now() > deadline)
         throw new DeviceError('OBD_DEVICE_BUSY', `Device "${found.id}" is ${found.state} for too long`, {
           source: configPath,
@@ -49,22 +50,24 @@ export class ServiceDeviceHost implements DeviceHost {
     }
   }
 
-  async #attachNew(id: number, configPath: string): Promise<string> {
+  async #attachNew(id: number, configPath: string, transport: DeviceTransport): Promise<string> {
     const { client, tenant, log } = this.#options;
-    const name = tenant === -1 ? `snap-${id}` : `t${tenant}-${id}`;
-    const body = { configPath, transport: 'auto' } as const;
+    const nbd = transport === 'nbd';
+    // An image may have a device of each kind.
+    const name = tenant === -1 ? `${nbd ? 'nbd' : 'snap'}-${id}` : `${nbd ? 'n' : 't'}${tenant}-${id}`;
+    const body = { configPath, transport: nbd ? 'nbd' : 'auto' } as const;
     try {
-      return blockDevice(await this.#patiently(() => client.attach({ ...body, id: name })));
+      return sourceOf(await this.#patiently(() => client.attach({ ...body, id: name })), transport);
     } catch (error) {
       // Not ours: perhaps of a snapshotter with another root. The service then chooses the name.
       if (!(error instanceof OverlaybdError) || error.code !== 'OBD_DEVICE_EXISTS') throw error;
       log.debug({ dev: name }, 'name of a device is taken');
-      return blockDevice(await client.attach(body));
+      return sourceOf(await client.attach(body), transport);
     }
   }
 
   async detach(configPath: string): Promise<void> {
-    let found: DeviceInfo | undefined;
+    let found: readonly DeviceInfo[];
     try {
       found = await this.#find(configPath);
     } catch (error) {
@@ -72,10 +75,19 @@ export class ServiceDeviceHost implements DeviceHost {
       if (error instanceof NoServiceError) return;
       throw error;
     }
-    if (found === undefined) return;
-    await this.#options.client.detach(found.id).catch((error: unknown) => {
-      if (!(error instanceof OverlaybdError) || error.code !== 'OBD_DEVICE_NOT_FOUND') throw error;
-    });
+    for (const { id, connections = 0, devicePath } of found)
+      if (connections > 0)
+        throw new DeviceError(
+          'OBD_DEVICE_BUSY',
+          `Device "${id}" is in use: it has ${connections} NBD clients`,
+          {
+            ...(devicePath === undefined ? {} : { source: devicePath }),
+          },
+        );
+    for (const { id } of found)
+      await this.#options.client.detach(id).catch((error: unknown) => {
+        if (!(error instanceof OverlaybdError) || error.code !== 'OBD_DEVICE_NOT_FOUND') throw error;
+      });
   }
 
   async isDead(devicePath: string): Promise<boolean> {
@@ -83,7 +95,9 @@ export class ServiceDeviceHost implements DeviceHost {
   }
 
   async fileSystemOf(devicePath: string): Promise<string | undefined> {
-    return (await findFileSystem(devicePath)).type;
+    const socket = nbdSocketOf(devicePath);
+    if (socket === undefined) return (await findFileSystem(devicePath)).type;
+    return fileSystemIn(await readNbdStart(socket, 4096, SETTLE_MS)).type;
   }
 
   makeFileSystem(devicePath: string, spec: FileSystemSpec): Promise<void> {
@@ -108,10 +122,9 @@ export class ServiceDeviceHost implements DeviceHost {
     );
   }
 
-  async #find(configPath: string): Promise<DeviceInfo | undefined> {
+  async #find(configPath: string): Promise<DeviceInfo[]> {
     const devices = await this.#patiently(() => this.#options.client.list());
-    const ours = devices.filter((device) => device.configPath === configPath);
-    return ours.find(({ state }) => state !== 'failed') ?? ours[0];
+    return devices.filter((device) => device.configPath === configPath);
   }
 
   /** Waits for a service that is just not there. @throws NoServiceError */
@@ -139,7 +152,16 @@ async function notBusy(directory: string, work: Promise<void>): Promise<void> {
   }
 }
 
-function blockDevice({ id, devicePath, transport }: DeviceInfo): string {
+function bestOf(devices: readonly DeviceInfo[]): DeviceInfo | undefined {
+  return devices.find(({ state }) => state !== 'failed') ?? devices[0];
+}
+
+function reachedBy(device: DeviceInfo, transport: DeviceTransport): boolean {
+  return (device.transport === 'nbd') === (transport === 'nbd');
+}
+
+function sourceOf({ id, devicePath, transport }: DeviceInfo, wanted: DeviceTransport): string {
+  if (wanted === 'nbd' && transport === 'nbd' && devicePath !== undefined) return nbdUri(devicePath);
   if (devicePath?.startsWith('/dev/') === true) return devicePath;
   throw new DeviceError(
     'OBD_DEVICE_UNSUPPORTED',

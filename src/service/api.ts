@@ -55,6 +55,8 @@ export const deviceSchema = z.object({
   stateSince: z.string().optional(),
   /** What happens to I/O that fails: repeated for `retry` seconds, then `error` or `hold`. */
   ioPolicy: z.object({ retry: z.number(), then: z.string() }).optional(),
+  /** Clients that have it open now, on NBD. */
+  connections: z.number().optional(),
   /** Commands that wait because they failed. */
   waiting: z.number().optional(),
   /** How long opening took. */

@@ -40,6 +40,7 @@ export function ofAttachment(attachment: Attachment, { opening, detaching, image
     ...(attachment.devicePath === undefined ? {} : { devicePath: attachment.devicePath }),
     ...(health?.since === undefined ? {} : { stateSince: health.since.toISOString() }),
     ioPolicy: { retry: policy.deadlineMs / 1000, then: policy.then },
+    ...(attachment.connections === undefined ? {} : { connections: attachment.connections }),
     waiting: health?.retrying ?? 0,
     size: attachment.device.size,
     readOnly: attachment.device.readOnly,

@@ -17,6 +17,8 @@ const schema = z.object({
   verbose: z.enum(['trace', 'debug', 'info', 'warn', 'warning', 'error', 'fatal', 'panic']).default('info'),
   logReportCaller: z.boolean().default(false),
   rwMode: z.enum(['overlayfs', 'dir', 'dev']).default('overlayfs'),
+  /** Ours: what containers in mode `dev` get, a block device or a Unix socket. */
+  devTransport: z.enum(['block', 'nbd']).default('block'),
   writableLayerType: z.enum(['append', 'sparse']).default('append'),
   /** Detach the device of an image when its last container goes. */
   autoRemoveDev: z.boolean().default(false),

@@ -1,14 +1,20 @@
 import type { FileSystemSpec } from './file-system-spec.js';
 
+/**
+ * How whoever uses a device reaches it: `block` is a block device of the host; `nbd` is a Unix socket, named by its URI, for a
+ * virtual machine that brings its own NBD client (ADR 0043).
+ */
+export type DeviceTransport = 'block' | 'nbd';
+
 /** How the snapshotter reaches devices, mounts and the mount table; wired where the program starts. Calls may overlap. */
 export interface DeviceHost {
   /**
    * Makes a device of an image configuration and waits until it can be opened; one that exists already is as good.
-   * @returns its path.
+   * @returns its path, or its URI.
    * @throws with the reason that the image gives, when it cannot be opened.
    */
-  attach(id: number, configPath: string): Promise<string>;
-  /** Takes the device of a configuration away, if there is one. @throws if it is in use. */
+  attach(id: number, configPath: string, transport: DeviceTransport): Promise<string>;
+  /** Takes the devices of a configuration away, if there are any. @throws DeviceError OBD_DEVICE_BUSY if one is in use. */
   detach(configPath: string): Promise<void>;
   /** Whether whoever served this device is gone for good: nothing but errors comes from it. */
   isDead(devicePath: string): Promise<boolean>;

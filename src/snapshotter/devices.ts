@@ -11,7 +11,7 @@ import { existsSync } from 'node:fs';
 import { readFile, rm, writeFile } from 'node:fs/promises';
 import { DeviceError, ioError } from '../blob/index.js';
 import type { Logger } from '../log/index.js';
-import type { DeviceHost } from './device-host.js';
+import type { DeviceHost, DeviceTransport } from './device-host.js';
 import type { FileSystemSpec } from './file-system-spec.js';
 import { KeyedLocks } from './keyed-locks.js';
 import type { Layout } from './layout.js';
@@ -30,6 +30,8 @@ export interface DeviceUse {
   readonly fileSystem: FileSystemSpec;
   /** A container's own: it is written to. Default: an image layer's. */
   readonly own?: boolean;
+  /** How it is reached by who mounts it himself. Default: a block device. */
+  readonly transport?: DeviceTransport;
   /** It is new, and without a file system. */
   readonly make?: boolean;
 }
@@ -70,7 +72,7 @@ export class Devices {
 
   /**
    * Makes sure that a snapshot's device is there, for who mounts it himself.
-   * @returns its path and what is on it. @throws as {@link mounted}.
+   * @returns its path or URI, and what is on it. @throws as {@link mounted}.
    */
   attached(id: number, use: DeviceUse): Promise<{ devicePath: string; type: string }> {
     return this.#locks.run(String(id), () =>
@@ -89,9 +91,16 @@ export class Devices {
     then: (devicePath: string) => Promise<T>,
   ): Promise<T> {
     const { host, layout, log } = this.#options;
-    const devicePath = await this.#attach(id, use.own === true);
+    const { transport = 'block' } = use;
+    const devicePath = await this.#attach(id, use.own === true, transport);
     try {
       await writeFile(layout.mark(id), devicePath, { mode: 0o600 });
+      if (use.make === true && transport === 'nbd')
+        throw new DeviceError(
+          'OBD_DEVICE_UNSUPPORTED',
+          `Cannot make ${use.fileSystem.type} on a disk that is served over NBD: mkfs needs a block device`,
+          { source: devicePath, hint: 'Take ext4, or a block device' },
+        );
       if (use.make === true) await host.makeFileSystem(devicePath, use.fileSystem);
       return await then(devicePath);
     } catch (error) {
@@ -131,7 +140,7 @@ export class Devices {
       const { host, layout } = this.#options;
       const mountpoint = layout.mountpoint(id);
       if ((await this.#mountedSource(mountpoint)) === undefined) {
-        const devicePath = await host.attach(id, layout.config(id));
+        const devicePath = await host.attach(id, layout.config(id), 'block');
         await host.mount(devicePath, mountpoint, fileSystem, true);
       }
       await host.remount(mountpoint, false);
@@ -145,10 +154,10 @@ export class Devices {
     );
   }
 
-  async #attach(id: number, own: boolean): Promise<string> {
+  async #attach(id: number, own: boolean, transport: DeviceTransport): Promise<string> {
     const { host, layout, log, timeoutMs } = this.#options;
     const config = layout.config(id);
-    const attaching = host.attach(id, config);
+    const attaching = host.attach(id, config, transport);
     let timer: NodeJS.Timeout | undefined;
     const late = new Promise<'late'>((resolve) => {
       timer = setTimeout(resolve, timeoutMs, 'late');

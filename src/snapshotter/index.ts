@@ -1,6 +1,6 @@
 /** The containerd snapshotter: Snapshots v1 over gRPC, metadata, directories and mounts. */
 export * from './config.js';
-export type { DeviceHost } from './device-host.js';
+export type { DeviceHost, DeviceTransport } from './device-host.js';
 export type { FileSystemSpec } from './file-system-spec.js';
 export * from './grpc-metrics.js';
 export * from './grpc-server.js';

@@ -30,6 +30,8 @@ export const Label = {
   type: 'containerd.io/snapshot/type',
   /** `dir` or `dev`; anything else is the overlay. */
   writable: `${OBD}.writable`,
+  /** `block` or `nbd`: what a container in mode `dev` gets; "devTransport" for one. */
+  transport: `${OBD}.transport`,
   /** GiB of a writable device that has no image below. */
   vsize: `${OBD}/vsize`,
   /** Directory for the files of a writable layer, instead of the snapshot's own. */

@@ -4,6 +4,7 @@
  */
 import type { Logger } from '../log/index.js';
 import type { SnapshotterConfig } from './config.js';
+import type { DeviceTransport } from './device-host.js';
 import type { DeviceUse, Devices } from './devices.js';
 import { parseFileSystem, type FileSystemSpec } from './file-system-spec.js';
 import { Label } from './labels.js';
@@ -76,9 +77,12 @@ export class MountPoints {
     if (kind === 'active' && this.#options.configs.has(id))
       return bindMount(this.#options.layout.fs(id), 'rw', 'bind');
     if (device === undefined) return mountsOn(this.#options.context, record, base.lowers);
-    const use = { fileSystem: this.fileSystemOf(device.labels, device.parent) };
+    const use: DeviceUse = { fileSystem: this.fileSystemOf(device.labels, device.parent) };
     if (kind === 'view' && base.lowers.length === 1 && record.labels[Label.writable] === 'dev') {
-      const { devicePath, type } = await this.#options.devices.attached(device.id, use);
+      const { devicePath, type } = await this.#options.devices.attached(device.id, {
+        ...use,
+        transport: deviceTransport(record),
+      });
       return deviceMount(devicePath, type, 'ro');
     }
     await this.#options.devices.mounted(device.id, use);
@@ -92,7 +96,10 @@ export class MountPoints {
     await this.#options.writable.restore(record, this.#options.store.find(parent)?.id);
     const use: DeviceUse = { fileSystem: this.fileSystemOf(labels, parent), own: true, make };
     if (mode === 'dev') {
-      const { devicePath, type } = await this.#options.devices.attached(id, use);
+      const { devicePath, type } = await this.#options.devices.attached(id, {
+        ...use,
+        transport: deviceTransport(record),
+      });
       return deviceMount(devicePath, type, 'rw');
     }
     await this.#options.devices.mounted(id, use);
@@ -130,4 +137,9 @@ export class MountPoints {
       this.#options.log.warn({ snapshot: layer.id, err: error }, 'device without users is not detached');
     }
   }
+}
+
+/** How a snapshot in mode `dev` reaches its device: what it was made with. */
+export function deviceTransport({ labels }: SnapshotRecord): DeviceTransport {
+  return labels[Label.transport] === 'nbd' ? 'nbd' : 'block';
 }

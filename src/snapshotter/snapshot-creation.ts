@@ -16,7 +16,7 @@ import type { Mount } from './mounts.js';
 import type { Labels, SnapshotRecord } from './records.js';
 import type { SnapshotDirs } from './snapshot-dirs.js';
 import type { SpaceLimits } from './space-limits.js';
-import { writeModeOf, type WritableLayers } from './writable-layers.js';
+import { transportOf, writeModeOf, type WritableLayers } from './writable-layers.js';
 
 /** What it works with: the snapshotter's own. */
 export interface CreationParts {
@@ -100,8 +100,12 @@ export class SnapshotCreation {
       onDevice: parentId === undefined ? kind === 'active' : this.#parts.configs.has(parentId),
       unpacking: EXTRACTION.test(name),
     });
-    const kept = Object.fromEntries(Object.entries(labels).filter(([name]) => name !== Label.writable));
+    const kept = Object.fromEntries(
+      Object.entries(labels).filter(([name]) => name !== Label.writable && name !== Label.transport),
+    );
     if (mode !== undefined) kept[Label.writable] = mode;
+    // Whatever the configuration says later.
+    if (mode === 'dev') kept[Label.transport] = transportOf(labels, this.#parts.config.devTransport);
     const own = mode !== undefined && kind === 'active';
     let make = false;
     const rootfs = labels[Label.targetRef] === undefined && labels[Label.type] !== 'image';

@@ -24,7 +24,7 @@ import { LayerConfigs, layerKind } from './layer-config.js';
 import { noLayerTools, type LayerTools } from './layer-tools.js';
 import { openLayout, type Layout } from './layout.js';
 import { MetadataStore } from './metadata-store.js';
-import { MountPoints } from './mount-points.js';
+import { MountPoints, deviceTransport } from './mount-points.js';
 import type { Mount } from './mounts.js';
 import type { DiskUsage, Labels, SnapshotRecord } from './records.js';
 import { SnapshotCreation } from './snapshot-creation.js';
@@ -289,7 +289,8 @@ export class Snapshotter {
       const busy = error instanceof OverlaybdError && error.code === 'OBD_DEVICE_BUSY';
       try {
         await this.#mountPoints.open(active);
-        if (!busy) throw error;
+        // A virtual machine has the file system mounted: nobody here can make it read-only.
+        if (!busy || deviceTransport(active) === 'nbd') throw error;
         await this.#devices.freeze(id, { fileSystem: this.#mountPoints.fileSystemOf(labels, parent) });
         return true;
       } catch (second) {

@@ -17,6 +17,7 @@ import { existsSync } from 'node:fs';
 import { chmod, link, mkdir, rm, rmdir } from 'node:fs/promises';
 import { dirname, isAbsolute, join } from 'node:path';
 import { SnapshotError, ioError, isSystemError, makeDirectory } from '../blob/index.js';
+import type { DeviceTransport } from './device-host.js';
 import { Label } from './labels.js';
 import { recordTraceOf, type LayerConfigs } from './layer-config.js';
 import type { LayerTools, WritablePair } from './layer-tools.js';
@@ -177,6 +178,20 @@ export function writeModeOf(
   if (!onDevice || labels[Label.targetRef] !== undefined || labels[Label.type] === 'image') return undefined;
   const wanted = labels[Label.writable] ?? (unpacking ? '' : rwMode);
   return wanted === 'dir' || wanted === 'dev' ? wanted : undefined;
+}
+
+/**
+ * How the device of a container in mode `dev` is reached.
+ * @throws SnapshotError OBD_SNAPSHOT_INVALID if its label is neither.
+ */
+export function transportOf(labels: Labels, devTransport: DeviceTransport): DeviceTransport {
+  const wanted = labels[Label.transport] ?? devTransport;
+  if (wanted === 'block' || wanted === 'nbd') return wanted;
+  throw new SnapshotError(
+    'OBD_SNAPSHOT_INVALID',
+    `Label "${Label.transport}" is "${wanted.slice(0, 100)}", expected "block" or "nbd"`,
+    { expected: 'block or nbd' },
+  );
 }
 
 function sizeOf(labels: Labels): number {

@@ -6,7 +6,7 @@ import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { promisify } from 'node:util';
-import { nbdUri } from '../../src/cli/nbd.js';
+import { nbdUri } from '../../src/blockdev/index.js';
 import { AppendLayer, SparseLayer } from '../../src/lsmt/index.js';
 import { missing } from '../support/commands.js';
 import { differingChunks, readDeviceDump } from '../support/device-dump.js';

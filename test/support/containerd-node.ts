@@ -36,7 +36,11 @@ export interface ContainerdNode {
 }
 
 /** Starts containerd, the snapshotter and the service; they end with the test, which then has leaked nothing. */
-export async function startNode(t: TestContext, snapshotterConfig: object = {}): Promise<ContainerdNode> {
+export async function startNode(
+  t: TestContext,
+  snapshotterConfig: object = {},
+  serviceConfig: object = {},
+): Promise<ContainerdNode> {
   const before = takeSnapshot();
   let remove = (): unknown => undefined;
   const dir = tempDir({ after: (work) => (remove = work as () => unknown) });
@@ -62,6 +66,7 @@ export async function startNode(t: TestContext, snapshotterConfig: object = {}):
       transport: 'fuse',
       logConfig: { logPath: at('service.log') },
       cacheConfig: { cacheType: 'file', cacheDir: at('cache'), cacheSizeGB: 1 },
+      ...serviceConfig,
     }),
   );
   const config = {

@@ -145,6 +145,7 @@ export const CONFIG_DEFAULTS = {
   writableLayerType: 'append',
   autoRemoveDev: false,
   asyncRemove: false,
+  devTransport: 'block',
   mirrorRegistry: [],
   defaultFsType: 'ext4',
   rootfsQuota: '',

@@ -58,7 +58,12 @@ export class SnapshotterNode {
     this.service = new AdminClient(join(dir, 'run', 'o.sock'));
   }
 
-  static async start(t: TestContext, host: string, config: object = {}): Promise<SnapshotterNode> {
+  static async start(
+    t: TestContext,
+    host: string,
+    config: object = {},
+    service: object = {},
+  ): Promise<SnapshotterNode> {
     const before = takeSnapshot();
     const remove: (() => unknown)[] = [];
     const node = new SnapshotterNode(tempDir({ after: (work) => remove.push(work as () => unknown) }));
@@ -75,6 +80,7 @@ export class SnapshotterNode {
         logConfig: { logPath: join(node.dir, 'service.log'), logLevel: 0 },
         cacheConfig: { cacheType: 'file', cacheDir: join(node.dir, 'cache'), cacheSizeGB: 1 },
         registryConfig: { plainHttpHosts: [host, DEAD_HOST] },
+        ...service,
       }),
     );
     await writeFile(

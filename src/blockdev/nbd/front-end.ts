@@ -340,6 +340,11 @@ class NbdAttachment implements Attachment {
     this.#forget = forget;
   }
 
+  /** See {@link Attachment}. */
+  get connections(): number {
+    return this.#server.connections;
+  }
+
   /** Fires when the device is not served any more. */
   get signal(): AbortSignal {
     return this.#stop.signal;
