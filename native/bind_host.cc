@@ -64,6 +64,12 @@ static Napi::Value SetIoFlusher(const Napi::CallbackInfo &info)
     return Napi::Number::New(info.Env(), obd_set_io_flusher());
 }
 
+static Napi::Value KeepHeapSmall(const Napi::CallbackInfo &info)
+{
+    obd_keep_heap_small();
+    return info.Env().Undefined();
+}
+
 static Napi::Value ExitNow(const Napi::CallbackInfo &info)
 {
     obd_exit_now(static_cast<int>(Number(info, 0)));
@@ -76,6 +82,7 @@ void RegisterHost(Napi::Env env, Napi::Object exports)
     exports.Set("unmount", Napi::Function::New(env, Unmount));
     exports.Set("projectQuota", Napi::Function::New(env, ProjectQuota));
     exports.Set("setIoFlusher", Napi::Function::New(env, SetIoFlusher));
+    exports.Set("keepHeapSmall", Napi::Function::New(env, KeepHeapSmall));
     exports.Set("exitNow", Napi::Function::New(env, ExitNow));
     exports.Set("raiseFileLimit", Napi::Function::New(env, RaiseFileLimit));
 }

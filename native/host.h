@@ -25,6 +25,10 @@ int obd_unmount(const char *target, int lazy);
 // ask for must not wait for writes to a device, which may be their own. Needs CAP_SYS_RESOURCE.
 int obd_set_io_flusher(void);
 
+// Keeps the C library's heap from growing with what comes and goes. Its own rule learns from the first large
+// buffers that are freed to put all later ones into the heap, where small ones between them keep their pages.
+void obd_keep_heap_small(void);
+
 // Ends the process without waiting for its threads; what is not written by then is lost.
 void obd_exit_now(int status);
 

@@ -5,7 +5,7 @@ import { Command, Option } from 'commander';
 import { ConfigError, IoError, ioError } from '../blob/index.js';
 import { DEFAULT_SERVICE_CONFIG_PATH, loadServiceConfig, type ServiceConfig } from '../image/index.js';
 import { makeLogger, RotatingFile, type Logger, type LogLevel } from '../log/index.js';
-import { packageRoot, raiseFileLimit, setIoFlusher } from '../native/index.js';
+import { keepHeapSmall, packageRoot, raiseFileLimit, setIoFlusher } from '../native/index.js';
 import { Service, checkSocketPath } from '../service/index.js';
 import { runCommand } from './program.js';
 import { resolveImage } from './resolve-image.js';
@@ -57,6 +57,7 @@ function openLog(config: ServiceConfig): { readonly log: Logger; readonly file: 
 
 async function serviceCommand(configArgument: string, flags: ServiceFlags): Promise<void> {
   surviveShutdown();
+  keepHeapSmall();
   // Of the terminal that started it, or of who has renamed its logs; never its end.
   let reopenLogs = (): void => undefined;
   process.on('SIGHUP', () => {

@@ -61,6 +61,7 @@ export interface Addon {
   unmount(target: string, lazy: boolean): Promise<readonly number[]>;
   setIoFlusher(): number;
   exitNow(status: number): void;
+  keepHeapSmall(): void;
   projectQuota(directory: string, project: number, bytes: number): Promise<readonly number[]>;
   raiseFileLimit(want: number): number;
   // bind_tcmu.cc

@@ -68,6 +68,11 @@ export function setIoFlusher(): boolean {
   return addon.setIoFlusher() === 0;
 }
 
+/** For a process that lives long: buffers that are freed go back to the system. Wraps obd_keep_heap_small. */
+export function keepHeapSmall(): void {
+  addon.keepHeapSmall();
+}
+
 /**
  * Ends the process at once. `process.exit()` waits for the threads of libuv's pool, and one that opens a file on a server
  * that is gone never ends. What is still to be written is lost. Wraps obd_exit_now.
