@@ -320,7 +320,11 @@ export class SharedBlob {
   async #refetchUnits(units: readonly number[], source: UnitSource): Promise<void> {
     this.#reading++;
     try {
-      await this.#drop(units);
+      // What a read stores after the drop would be overwritten where it lies: torn, if the power goes then.
+      do {
+        if (this.#fetcher.isRunning(units)) await this.#fetcher.settled();
+        await this.#drop(units);
+      } while (this.#fetcher.isRunning(units));
       await this.#fetcher.fetch(units, this.#sources.counted(source), { keep: true, fresh: true });
     } finally {
       if (--this.#reading === 0) this.#idle?.();

@@ -41,8 +41,7 @@ export class UnitFetcher {
    * @throws what the source throws, what the check throws, or OBD_ABORTED.
    */
   async fetch(units: readonly number[], source: UnitSource, options: FetchOptions): Promise<Uint8Array[]> {
-    if (options.fresh === true && units.some((unit) => this.#pending.get(unit)?.run !== undefined))
-      await this.settled();
+    if (options.fresh === true && this.isRunning(units)) await this.settled();
     for (let attempt = 0; ; attempt++) {
       const wanted = units.map((unit) => this.#ask(unit, source, options));
       try {
@@ -70,6 +69,11 @@ export class UnitFetcher {
           resolve();
         };
       });
+  }
+
+  /** Whether the source is being read for one of these units: what it gives will be stored. */
+  isRunning(units: readonly number[]): boolean {
+    return units.some((unit) => this.#pending.get(unit)?.run !== undefined);
   }
 
   #ask(unit: number, source: UnitSource, { keep, cause = 'read', fresh = false }: FetchOptions): PendingUnit {
