@@ -2,6 +2,7 @@
 // configfs). Each runs on a thread of its own: on libuv's pool, four of them would starve the file reads they
 // wait for.
 #include "bindings.h"
+#include "js_call.h"
 #include <cstring>
 #include <dirent.h>
 #include <errno.h>
@@ -92,18 +93,19 @@ static Napi::Value BlockingCall(const Napi::CallbackInfo &info)
         throw Napi::TypeError::New(env, "Expected (call, path, argument, callback)");
     int call = info[0].As<Napi::Number>().Int32Value();
     std::string path = info[1].As<Napi::String>(), argument = info[2].As<Napi::String>();
-    auto done = Napi::ThreadSafeFunction::New(env, info[3].As<Napi::Function>(), "blockingCall", 0, 1);
+    auto done = JsCall::New(env, info[3].As<Napi::Function>(), "blockingCall");
     try {
-        std::thread([call, path, argument, done]() mutable {
+        std::thread([call, path, argument, done] {
             std::string out;
             int r = Run(call, path, argument, out);
-            done.NonBlockingCall([r, out](Napi::Env env, Napi::Function callback) {
+            done->Call([r, out, done](Napi::Env env, Napi::Function callback) {
+                done->Forget();
                 callback.Call({Napi::Number::New(env, r), Napi::String::New(env, out)});
             });
-            done.Release();
+            done->Close();
         }).detach();
     } catch (const std::system_error &e) {
-        done.Release();
+        done->Forget();
         throw Napi::Error::New(env, std::string("Cannot start a thread: ") + e.what());
     }
     return env.Undefined();

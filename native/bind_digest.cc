@@ -1,5 +1,6 @@
 // Digest: sha256 or sha512 on libuv threads. One call at a time: the object is busy until its promise
 // settles.
+#include "async_work.h"
 #include "bind_arguments.h"
 #include "bindings.h"
 #include "digest.h"
@@ -41,36 +42,30 @@ class Digest : public Napi::ObjectWrap<Digest>
     obd_digest *digest = nullptr;
     bool busy = false, ended = false;
 
-    class Work : public Napi::AsyncWorker
+    class Work : public AsyncWork
     {
       public:
-        std::function<int()> run;
-        Napi::Promise::Deferred deferred;
-
         // `held` is kept alive: the owner of the bytes.
-        Work(Digest *owner, Napi::Env env, Napi::Object held)
-            : Napi::AsyncWorker(env, "obd.digest"), deferred(Napi::Promise::Deferred::New(env)), owner(owner),
-              keep(Napi::Persistent(owner->Value())), held(Napi::Persistent(held))
+        Work(Digest *owner, Napi::Env env, Napi::Object held, std::function<int()> run)
+            : AsyncWork(env, "obd.digest"), run(std::move(run))
         {
-            owner->busy = true;
+            Hold(owner->Value());
+            Hold(held);
+            Occupy(owner->busy);
         }
         void Execute() override
         {
             status = run();
         }
-        void OnOK() override
+        Napi::Value Result(Napi::Env env) override
         {
-            Napi::HandleScope scope(Env());
-            owner->busy = false;
             if (status)
-                deferred.Reject(Failure(Env(), status, nullptr).Value());
-            else
-                deferred.Resolve(Env().Undefined());
+                throw Failure(env, status, nullptr);
+            return env.Undefined();
         }
 
       private:
-        Digest *owner;
-        Napi::ObjectReference keep, held;
+        std::function<int()> run;
         int status = 0;
     };
 
@@ -83,11 +78,7 @@ class Digest : public Napi::ObjectWrap<Digest>
 
     Napi::Value Start(Napi::Env env, Napi::Object held, std::function<int()> run)
     {
-        auto *work = new Work(this, env, held);
-        work->run = std::move(run);
-        Napi::Promise promise = work->deferred.Promise();
-        work->Queue();
-        return promise;
+        return (new Work(this, env, held, std::move(run)))->Start();
     }
 
     // An array of Uint8Arrays, which do not change until the promise settles.

@@ -4,6 +4,7 @@
 //
 // Names and targets are byte strings: one character (0 to 255) per byte.
 #pragma once
+#include "async_work.h"
 #include "bind_arguments.h"
 #include "bind_zfile.h"
 #include "ext4_image.h"
@@ -49,35 +50,34 @@ class Ext4Image : public Napi::ObjectWrap<Ext4Image>
     }
 
     // Runs `run` on the pool; keeps this object, and what `holds` names, alive until the promise settles.
-    class Work : public Napi::AsyncWorker
+    class Work : public AsyncWork
     {
       public:
         std::function<int()> run;
         std::function<Napi::Value(Napi::Env)> result;
         std::function<void()> after; // on the JS thread, whatever came out
-        Napi::Promise::Deferred deferred;
-        Napi::ObjectReference holds;
 
-        Work(Ext4Image *owner, Napi::Env env)
-            : Napi::AsyncWorker(env), deferred(Napi::Promise::Deferred::New(env)), owner(owner)
+        Work(Ext4Image *owner, Napi::Env env, Napi::Object holds) : AsyncWork(env, "obd.ext4"), owner(owner)
         {
-            owner->busy = true;
-            owner->Ref();
+            Hold(owner->Value());
+            if (!holds.IsEmpty())
+                Hold(holds);
+            Occupy(owner->busy);
         }
         void Execute() override
         {
             status = run();
         }
-        void OnOK() override
+        void Ended() override
         {
-            owner->busy = false;
             if (after)
                 after();
+        }
+        Napi::Value Result(Napi::Env env) override
+        {
             if (status)
-                deferred.Reject(Failure(Env(), status, owner->Sentence()).Value());
-            else
-                deferred.Resolve(result ? result(Env()) : Env().Undefined());
-            owner->Unref();
+                throw Failure(env, status, owner->Sentence());
+            return result ? result(env) : env.Undefined();
         }
 
       private:
@@ -109,15 +109,11 @@ class Ext4Image : public Napi::ObjectWrap<Ext4Image>
                       std::function<Napi::Value(Napi::Env)> result = nullptr,
                       Napi::Object holds = Napi::Object(), std::function<void()> after = nullptr)
     {
-        auto *work = new Work(this, env);
+        auto *work = new Work(this, env, holds);
         work->run = std::move(run);
         work->result = std::move(result);
         work->after = std::move(after);
-        if (!holds.IsEmpty())
-            work->holds = Napi::Persistent(holds);
-        Napi::Promise promise = work->deferred.Promise();
-        work->Queue();
-        return promise;
+        return work->Start();
     }
 
     Napi::Value Format(const Napi::CallbackInfo &info);

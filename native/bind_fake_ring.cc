@@ -1,4 +1,5 @@
 // The fake kernel for JavaScript (src/native/fake-ring.ts). A load runs on libuv's pool.
+#include "async_work.h"
 #include "bind_load.h"
 #include "bindings.h"
 #include "fake_ring.h"
@@ -6,43 +7,37 @@
 #include "scsi.h"
 #include <errno.h>
 
-class Load : public Napi::AsyncWorker
+class Load : public AsyncWork
 {
   public:
     Load(Napi::Object owner, fake_ring *ring, const fake_ring_load &load, std::vector<double> targets)
-        : Napi::AsyncWorker(owner.Env()), owner_(Napi::Persistent(owner)), ring_(ring), load_(load),
-          targets_(std::move(targets)), promise_(Napi::Promise::Deferred::New(owner.Env()))
+        : AsyncWork(owner.Env(), "obd.load"), ring_(ring), load_(load), targets_(std::move(targets))
     {
+        Hold(owner);
         load_.targets = targets_.data();
         load_.target_count = targets_.size();
-    }
-    Napi::Promise Promise() const
-    {
-        return promise_.Promise();
     }
     void Execute() override
     {
         fake_ring_run(ring_, &load_, &result_);
     }
-    void OnOK() override
+    Napi::Value Result(Napi::Env env) override
     {
-        Napi::Object o = Napi::Object::New(Env());
+        Napi::Object o = Napi::Object::New(env);
         o.Set("operations", static_cast<double>(result_.operations));
         o.Set("failed", static_cast<double>(result_.failed));
         o.Set("wrong", static_cast<double>(result_.wrong));
         o.Set("violations", static_cast<double>(result_.violations));
         SetTimes(o, result_.times);
         o.Set("error", result_.error);
-        promise_.Resolve(o);
+        return o;
     }
 
   private:
-    Napi::ObjectReference owner_; // stays while the load runs
     fake_ring *ring_;
     fake_ring_load load_;
     std::vector<double> targets_;
     fake_ring_result result_ = {};
-    Napi::Promise::Deferred promise_;
 };
 
 class FakeRing : public Napi::ObjectWrap<FakeRing>
@@ -112,10 +107,7 @@ class FakeRing : public Napi::ObjectWrap<FakeRing>
         load.window = static_cast<uint64_t>(Field(o, "window"));
         if (load.length == 0 || load.length % 512)
             throw Napi::RangeError::New(info.Env(), "Option length is out of range");
-        auto *work = new Load(info.This().As<Napi::Object>(), ring, load, Targets(o));
-        Napi::Promise promise = work->Promise();
-        work->Queue();
-        return promise;
+        return (new Load(info.This().As<Napi::Object>(), ring, load, Targets(o)))->Start();
     }
     Napi::Value Attack(const Napi::CallbackInfo &info)
     {

@@ -31,47 +31,34 @@ static Napi::Value FilePunchSync(const Napi::CallbackInfo &info)
     return Napi::Number::New(info.Env(), obd_file_punch(fd, offset, length));
 }
 
-// Execute: pool thread; the rest: JS thread. Deletes itself when done.
-class PunchWork : public Napi::AsyncWorker
+// The single number a pool thread works out.
+class NumberWork : public AsyncWork
 {
   public:
-    PunchWork(Napi::Env env, int fd, int64_t offset, int64_t length)
-        : Napi::AsyncWorker(env), deferred_(Napi::Promise::Deferred::New(env)), fd_(fd), offset_(offset),
-          length_(length)
+    NumberWork(Napi::Env env, std::function<double()> work)
+        : AsyncWork(env, "obd.file"), work_(std::move(work))
     {
-    }
-    Napi::Promise Promise() const
-    {
-        return deferred_.Promise();
     }
     void Execute() override
     {
-        result_ = obd_file_punch(fd_, offset_, length_);
+        result_ = work_();
     }
-    void OnOK() override
+    Napi::Value Result(Napi::Env env) override
     {
-        deferred_.Resolve(Napi::Number::New(Env(), result_));
-    }
-    void OnError(const Napi::Error &error) override
-    {
-        deferred_.Reject(error.Value());
+        return Napi::Number::New(env, result_);
     }
 
   private:
-    Napi::Promise::Deferred deferred_;
-    int fd_;
-    int64_t offset_, length_;
-    int result_ = 0;
+    std::function<double()> work_;
+    double result_ = 0;
 };
 
 static Napi::Value FilePunch(const Napi::CallbackInfo &info)
 {
     int fd = (int)Number(info, 0);
     int64_t offset = (int64_t)Number(info, 1), length = (int64_t)Number(info, 2);
-    auto *work = new PunchWork(info.Env(), fd, offset, length);
-    Napi::Promise promise = work->Promise();
-    work->Queue();
-    return promise;
+    return (new NumberWork(info.Env(), [=]() -> double { return obd_file_punch(fd, offset, length); }))
+        ->Start();
 }
 
 // from fd, from offset, to fd, to offset, length.

@@ -1,5 +1,6 @@
 // Inflater: one raw deflate decoder. run() works on a libuv thread; the object is busy until its promise
 // settles, and every other call then throws, so one thread at a time touches the decoder.
+#include "async_work.h"
 #include "bindings.h"
 #include "inflate.h"
 #include <cerrno>
@@ -51,16 +52,18 @@ Napi::Uint8Array Bytes(const Napi::CallbackInfo &info, size_t i)
     return info[i].As<Napi::Uint8Array>();
 }
 
-class RunWorker : public Napi::AsyncWorker
+class RunWorker : public AsyncWork
 {
   public:
-    // JS thread. The references keep decoder and buffers alive.
+    // JS thread. Decoder and buffers are held.
     RunWorker(Napi::Env env, Inflater *owner, Napi::Uint8Array in, Napi::Uint8Array out)
-        : Napi::AsyncWorker(env, "obd.inflate"), deferred(Napi::Promise::Deferred::New(env)), owner(owner),
-          keep_owner(Napi::Persistent(owner->Value())), keep_in(Napi::Persistent(in.As<Napi::Object>())),
-          keep_out(Napi::Persistent(out.As<Napi::Object>())), in(in.Data()), in_length(in.ByteLength()),
+        : AsyncWork(env, "obd.inflate"), owner(owner), in(in.Data()), in_length(in.ByteLength()),
           out(out.Data()), out_length(out.ByteLength())
     {
+        Hold(owner->Value());
+        Hold(in);
+        Hold(out);
+        Occupy(owner->busy);
     }
 
     // libuv thread.
@@ -70,23 +73,17 @@ class RunWorker : public Napi::AsyncWorker
     }
 
     // JS thread.
-    void OnOK() override
+    Napi::Value Result(Napi::Env env) override
     {
-        Napi::Env env = Env();
-        Napi::HandleScope scope(env);
-        owner->busy = false;
         Napi::Array result = Napi::Array::New(env, 3);
         result.Set(0u, Napi::Number::New(env, status));
         result.Set(1u, Napi::Number::New(env, (double)in_used));
         result.Set(2u, Napi::Number::New(env, (double)out_used));
-        deferred.Resolve(result);
+        return result;
     }
-
-    Napi::Promise::Deferred deferred;
 
   private:
     Inflater *owner;
-    Napi::ObjectReference keep_owner, keep_in, keep_out;
     const unsigned char *in;
     size_t in_length;
     unsigned char *out;
@@ -112,11 +109,7 @@ Napi::Value Inflater::Run(const Napi::CallbackInfo &info)
     if (busy)
         throw Napi::TypeError::New(info.Env(), "Decoder is running");
     Napi::Uint8Array in = Bytes(info, 0), out = Bytes(info, 1);
-    auto *worker = new RunWorker(info.Env(), this, in, out);
-    busy = true;
-    Napi::Promise promise = worker->deferred.Promise();
-    worker->Queue();
-    return promise;
+    return (new RunWorker(info.Env(), this, in, out))->Start();
 }
 
 } // namespace

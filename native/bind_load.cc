@@ -1,45 +1,40 @@
 // Loads on files, and the yardstick server (src/native/load.ts). A load runs on libuv's pool.
 #include "bind_load.h"
+#include "async_work.h"
 #include "bindings.h"
 #include "file_load.h"
 #include "io_loop.h"
 #include "plain_server.h"
 #include <fcntl.h>
 
-class FileLoad : public Napi::AsyncWorker
+class FileLoad : public AsyncWork
 {
   public:
     FileLoad(Napi::Env env, const file_load &load, std::vector<double> targets)
-        : Napi::AsyncWorker(env), load_(load), targets_(std::move(targets)),
-          promise_(Napi::Promise::Deferred::New(env))
+        : AsyncWork(env, "obd.load"), load_(load), targets_(std::move(targets))
     {
         load_.places.targets = targets_.data();
         load_.places.target_count = targets_.size();
-    }
-    Napi::Promise Promise() const
-    {
-        return promise_.Promise();
     }
     void Execute() override
     {
         file_load_run(&load_, &result_);
     }
-    void OnOK() override
+    Napi::Value Result(Napi::Env env) override
     {
-        Napi::Object o = Napi::Object::New(Env());
+        Napi::Object o = Napi::Object::New(env);
         o.Set("operations", static_cast<double>(result_.operations));
         o.Set("failed", static_cast<double>(result_.failed));
         o.Set("firstFailure", result_.first_failure);
         o.Set("error", result_.error);
         SetTimes(o, result_.times);
-        promise_.Resolve(o);
+        return o;
     }
 
   private:
     file_load load_;
     std::vector<double> targets_;
     file_load_result result_ = {};
-    Napi::Promise::Deferred promise_;
 };
 
 static Napi::Value RunFileLoad(const Napi::CallbackInfo &info)
@@ -57,10 +52,7 @@ static Napi::Value RunFileLoad(const Napi::CallbackInfo &info)
     load.seconds = Field(o, "seconds");
     load.writes = static_cast<uint32_t>(Field(o, "writes"));
     load.seed = static_cast<uint64_t>(Field(o, "seed"));
-    auto *work = new FileLoad(info.Env(), load, Targets(o));
-    Napi::Promise promise = work->Promise();
-    work->Queue();
-    return promise;
+    return (new FileLoad(info.Env(), load, Targets(o)))->Start();
 }
 
 // (fd): the file leaves the page cache, as far as it is clean. 0 or -errno.

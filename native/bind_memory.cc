@@ -2,6 +2,7 @@
 // signals.
 #include "bindings.h"
 #include "io_loop.h"
+#include "js_call.h"
 #include "memory_queue.h"
 #include <errno.h>
 
@@ -28,11 +29,11 @@ class MemoryQueue : public Napi::ObjectWrap<MemoryQueue>
         double size = info[0].As<Napi::Number>().DoubleValue();
         if (!(size >= 0 && size < 9007199254740992.0))
             throw Napi::RangeError::New(env, "Size is out of range");
-        notify_ = Napi::ThreadSafeFunction::New(env, info[2].As<Napi::Function>(), "MemoryQueue", 0, 1);
+        notify_ = JsCall::New(env, info[2].As<Napi::Function>(), "MemoryQueue");
         int r = memory_queue_create(static_cast<uint64_t>(size), info[1].As<Napi::Boolean>().Value(), Notify,
                                     this, &queue_);
         if (r < 0) {
-            notify_.Release();
+            notify_->Forget();
             throw Napi::Error::New(env, "Cannot make a memory queue: errno " + std::to_string(-r));
         }
     }
@@ -44,12 +45,12 @@ class MemoryQueue : public Napi::ObjectWrap<MemoryQueue>
   private:
     memory_queue *queue_ = nullptr;
     bool published_ = false;
-    Napi::ThreadSafeFunction notify_;
+    std::shared_ptr<JsCall> notify_;
 
     // Thread: the loop's, which holds the queue's lock, so this object is still there.
     static void Notify(void *self)
     {
-        static_cast<MemoryQueue *>(self)->notify_.NonBlockingCall();
+        static_cast<MemoryQueue *>(self)->notify_->Call();
     }
     void End()
     {
@@ -59,7 +60,7 @@ class MemoryQueue : public Napi::ObjectWrap<MemoryQueue>
             memory_queue_server(queue_)->ops->destroy(memory_queue_server(queue_));
         memory_queue_close(queue_);
         queue_ = nullptr;
-        notify_.Release();
+        notify_->Forget();
     }
     memory_queue *Open(const Napi::CallbackInfo &info)
     {

@@ -1,5 +1,6 @@
 // Unzstd: one zstd decoder. run() works on a libuv thread; the object is busy until its promise settles, and
 // every other call then throws, so one thread at a time touches the decoder.
+#include "async_work.h"
 #include "bind_arguments.h"
 #include "bindings.h"
 #include "unzstd.h"
@@ -32,19 +33,18 @@ class Unzstd : public Napi::ObjectWrap<Unzstd>
     struct obd_unzstd *decoder;
     bool busy = false;
 
-    class Work : public Napi::AsyncWorker
+    class Work : public AsyncWork
     {
       public:
-        Napi::Promise::Deferred deferred;
-
-        // JS thread. The references keep decoder and buffers alive.
+        // JS thread. Decoder and buffers are held.
         Work(Napi::Env env, Unzstd *owner, Napi::Uint8Array in, Napi::Uint8Array out)
-            : Napi::AsyncWorker(env, "obd.unzstd"), deferred(Napi::Promise::Deferred::New(env)), owner(owner),
-              keep_owner(Napi::Persistent(owner->Value())), keep_in(Napi::Persistent(in.As<Napi::Object>())),
-              keep_out(Napi::Persistent(out.As<Napi::Object>())), in(in.Data()), in_length(in.ByteLength()),
+            : AsyncWork(env, "obd.unzstd"), owner(owner), in(in.Data()), in_length(in.ByteLength()),
               out(out.Data()), out_length(out.ByteLength())
         {
-            owner->busy = true;
+            Hold(owner->Value());
+            Hold(in);
+            Hold(out);
+            Occupy(owner->busy);
         }
         // libuv thread.
         void Execute() override
@@ -52,24 +52,19 @@ class Unzstd : public Napi::ObjectWrap<Unzstd>
             status = obd_unzstd_run(owner->decoder, in, in_length, out, out_length, &in_used, &out_used);
         }
         // JS thread.
-        void OnOK() override
+        Napi::Value Result(Napi::Env env) override
         {
-            Napi::HandleScope scope(Env());
-            owner->busy = false;
-            if (status < 0) {
-                deferred.Reject(Failure(Env(), status, obd_unzstd_problem(owner->decoder)).Value());
-                return;
-            }
-            Napi::Array result = Napi::Array::New(Env(), 3);
-            result.Set(0u, Napi::Number::New(Env(), status));
-            result.Set(1u, Napi::Number::New(Env(), (double)in_used));
-            result.Set(2u, Napi::Number::New(Env(), (double)out_used));
-            deferred.Resolve(result);
+            if (status < 0)
+                throw Failure(env, status, obd_unzstd_problem(owner->decoder));
+            Napi::Array result = Napi::Array::New(env, 3);
+            result.Set(0u, Napi::Number::New(env, status));
+            result.Set(1u, Napi::Number::New(env, (double)in_used));
+            result.Set(2u, Napi::Number::New(env, (double)out_used));
+            return result;
         }
 
       private:
         Unzstd *owner;
-        Napi::ObjectReference keep_owner, keep_in, keep_out;
         const uint8_t *in;
         size_t in_length;
         uint8_t *out;
@@ -83,10 +78,7 @@ class Unzstd : public Napi::ObjectWrap<Unzstd>
         if (busy)
             throw Napi::TypeError::New(info.Env(), "Decoder is running");
         Napi::Uint8Array in = Bytes(info.Env(), info[0]), out = Bytes(info.Env(), info[1]);
-        auto *work = new Work(info.Env(), this, in, out);
-        Napi::Promise promise = work->deferred.Promise();
-        work->Queue();
-        return promise;
+        return (new Work(info.Env(), this, in, out))->Start();
     }
 };
 

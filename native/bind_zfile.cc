@@ -1,7 +1,7 @@
 #include "bind_zfile.h"
 #include "bindings.h"
+#include "pool_work.h"
 #include <functional>
-#include <vector>
 
 namespace
 {
@@ -9,40 +9,30 @@ const napi_type_tag kTag = {0x6f62645f7a66696cULL, 0x655f73747265616dULL};
 }
 
 // A wait or the end, on a libuv thread. Keeps the object alive; the promise gives numbers.
-class ZFileStream::Work : public Napi::AsyncWorker
+class ZFileStream::Work : public AsyncWork
 {
   public:
-    std::function<int(std::vector<double> &)> run;
-    Napi::Promise::Deferred deferred;
+    using Run = std::function<int(PoolWork::Numbers &)>;
 
-    Work(ZFileStream *owner, Napi::Env env)
-        : Napi::AsyncWorker(env, "obd.zfile"), deferred(Napi::Promise::Deferred::New(env)), owner(owner),
-          keep(Napi::Persistent(owner->Value()))
+    Work(ZFileStream *owner, Napi::Env env, Run run) : AsyncWork(env, "obd.zfile"), run(std::move(run))
     {
-        owner->busy = true;
+        Hold(owner->Value());
+        Occupy(owner->busy);
     }
     void Execute() override
     {
         status = run(numbers);
     }
-    void OnOK() override
+    Napi::Value Result(Napi::Env env) override
     {
-        Napi::HandleScope scope(Env());
-        owner->busy = false;
-        if (status) {
-            deferred.Reject(Failure(Env(), status, nullptr).Value());
-            return;
-        }
-        Napi::Array array = Napi::Array::New(Env(), numbers.size());
-        for (uint32_t i = 0; i < numbers.size(); i++)
-            array.Set(i, Napi::Number::New(Env(), numbers[i]));
-        deferred.Resolve(array);
+        if (status)
+            throw Failure(env, status, nullptr);
+        return PoolWork::Array(env, numbers);
     }
 
   private:
-    ZFileStream *owner;
-    Napi::ObjectReference keep;
-    std::vector<double> numbers;
+    Run run;
+    PoolWork::Numbers numbers;
     int status = 0;
 };
 
@@ -103,28 +93,22 @@ Napi::Value ZFileStream::Room(const Napi::CallbackInfo &info)
 {
     if (!stream || busy)
         throw Napi::Error::New(info.Env(), "The ZFile stream is closed or busy");
-    auto *work = new Work(this, info.Env());
-    work->run = [s = stream](std::vector<double> &) { return zfile_stream_wait(s); };
-    Napi::Promise promise = work->deferred.Promise();
-    work->Queue();
-    return promise;
+    return (new Work(this, info.Env(), [s = stream](PoolWork::Numbers &) { return zfile_stream_wait(s); }))
+        ->Start();
 }
 
 // Gives blocks, plain size, stored size of the blocks, checksum of the table.
 Napi::Value ZFileStream::Finish(const Napi::CallbackInfo &info)
 {
     zfile_stream *s = Idle(info.Env());
-    auto *work = new Work(this, info.Env());
-    work->run = [s](std::vector<double> &out) {
+    auto run = [s](PoolWork::Numbers &out) {
         zfile_totals t;
         int e = zfile_stream_finish(s, &t);
         if (!e)
             out = {(double)t.blocks, (double)t.plain_size, (double)t.stored_size, (double)t.table_crc};
         return e;
     };
-    Napi::Promise promise = work->deferred.Promise();
-    work->Queue();
-    return promise;
+    return (new Work(this, info.Env(), run))->Start();
 }
 
 Napi::Value ZFileStream::Position(const Napi::CallbackInfo &info)

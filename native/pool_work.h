@@ -1,12 +1,11 @@
 // A piece of work for the libuv pool that gives numbers: the promise of every binding that may wait for the
 // kernel.
 #pragma once
+#include "async_work.h"
 #include <functional>
-#include <napi.h>
-#include <vector>
 
 // Execute: pool thread; the rest: JS thread. Deletes itself when done.
-class PoolWork : public Napi::AsyncWorker
+class PoolWork : public AsyncWork
 {
   public:
     using Numbers = std::vector<double>;
@@ -15,33 +14,29 @@ class PoolWork : public Napi::AsyncWorker
     // numbers.
     static Napi::Value Run(Napi::Env env, std::function<Numbers()> work)
     {
-        auto *w = new PoolWork(env, std::move(work));
-        Napi::Promise promise = w->deferred_.Promise();
-        w->Queue();
-        return promise;
+        return (new PoolWork(env, std::move(work)))->Start();
     }
     void Execute() override
     {
         result_ = work_();
     }
-    void OnOK() override
+    Napi::Value Result(Napi::Env env) override
     {
-        Napi::Array array = Napi::Array::New(Env(), result_.size());
-        for (uint32_t i = 0; i < result_.size(); i++)
-            array.Set(i, Napi::Number::New(Env(), result_[i]));
-        deferred_.Resolve(array);
+        return Array(env, result_);
     }
-    void OnError(const Napi::Error &error) override
+    static Napi::Value Array(Napi::Env env, const Numbers &numbers)
     {
-        deferred_.Reject(error.Value());
+        Napi::Array array = Napi::Array::New(env, numbers.size());
+        for (uint32_t i = 0; i < numbers.size(); i++)
+            array.Set(i, Napi::Number::New(env, numbers[i]));
+        return array;
     }
 
   private:
     PoolWork(Napi::Env env, std::function<Numbers()> work)
-        : Napi::AsyncWorker(env), deferred_(Napi::Promise::Deferred::New(env)), work_(std::move(work))
+        : AsyncWork(env, "obd.pool"), work_(std::move(work))
     {
     }
-    Napi::Promise::Deferred deferred_;
     std::function<Numbers()> work_;
     Numbers result_;
 };
