@@ -10,28 +10,26 @@ import { MetadataStore } from '../../src/snapshotter/metadata-store.js';
 import type { SnapshotRecord } from '../../src/snapshotter/records.js';
 import { readReferenceStore } from '../../src/snapshotter/reference-store.js';
 import { checkout } from '../support/fixtures.js';
+import type { ReferenceSnapshot } from '../support/reference-snapshot.js';
 import { tempDir } from '../support/unpack.js';
-
-interface Line {
-  readonly Name: string;
-  readonly Kind: string;
-  readonly Parent: string;
-  readonly Labels: Readonly<Record<string, string>> | null;
-  readonly Created: number;
-  readonly Updated: number;
-  readonly Size: number;
-  readonly Inodes: number;
-}
 
 const unpack = (name: string): Buffer =>
   gunzipSync(readFileSync(join(checkout, 'test', 'fixtures', 'reference-root', name)));
 const whole = unpack('metadata.db.gz');
-const lines = JSON.parse(unpack('snapshots.json.gz').toString()) as Line[];
+const lines = JSON.parse(unpack('snapshots.json.gz').toString()) as ReferenceSnapshot[];
 const PAGE = 4096;
 const META = 16;
 const ROUNDS = Number(process.env['OBD_FUZZ_ROUNDS'] ?? 300);
 
-function asLine({ name, kind, parent, labels, createdAt, updatedAt, usage }: SnapshotRecord): Line {
+function asLine({
+  name,
+  kind,
+  parent,
+  labels,
+  createdAt,
+  updatedAt,
+  usage,
+}: SnapshotRecord): ReferenceSnapshot {
   return {
     Name: name,
     Kind: kind,

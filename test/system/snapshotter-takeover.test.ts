@@ -18,6 +18,7 @@ import {
 import { missing } from '../support/commands.js';
 import { checkout } from '../support/fixtures.js';
 import { tempDir } from '../support/unpack.js';
+import type { ReferenceSnapshot } from '../support/reference-snapshot.js';
 
 const run = promisify(execFile);
 const GOPATH = '/usr/share/gocode';
@@ -30,15 +31,7 @@ const skip =
 const FILLERS = 30;
 const LAYER = `default/3/sha256:${'3'.padStart(64, '0')}`;
 
-interface Line {
-  readonly Name: string;
-  readonly Kind: string;
-  readonly Parent: string;
-  readonly Labels: Readonly<Record<string, string>> | null;
-  readonly Created: number;
-  readonly Updated: number;
-  readonly Size: number;
-  readonly Inodes: number;
+interface Line extends ReferenceSnapshot {
   readonly Mounts: readonly { Type: string; Source: string; Options: readonly string[] }[] | null;
 }
 
