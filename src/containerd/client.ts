@@ -6,7 +6,7 @@
  *                (labels containerd.io/gc.ref.*)   \-> layers
  */
 import { randomBytes } from 'node:crypto';
-import { ContainerdError } from '../blob/index.js';
+import { abortedError, ContainerdError } from '../blob/index.js';
 import type { CallOptions, Connection } from './connection.js';
 import { ContentStore } from './content.js';
 import type { ImageRecord, Labels, Mount, PluginInfo, SnapshotInfo, WireDescriptor } from './messages.js';
@@ -182,15 +182,21 @@ export class ContainerdClient {
     }
   }
 
-  /** Makes an active snapshot. @throws ContainerdError OBD_CONTAINERD_EXISTS, for a layer that needs no unpacking too */
-  async prepareSnapshot(snapshot: PrepareSnapshot, options: CallOptions = {}): Promise<readonly Mount[]> {
+  /**
+   * Makes an active snapshot. Once asked for it is waited for, whatever `signal` says: of one that is cancelled,
+   * containerd keeps no record, while its snapshotter may have made it.
+   * @throws ContainerdError OBD_CONTAINERD_EXISTS, for a layer that needs no unpacking too
+   */
+  async prepareSnapshot(
+    snapshot: PrepareSnapshot,
+    { lease, signal }: CallOptions = {},
+  ): Promise<readonly Mount[]> {
+    const action = `prepare snapshot "${snapshot.key}"`;
+    if (signal?.aborted === true) throw abortedError(action, signal);
     const { mounts } = await this.#connection.call<{ mounts: Mount[] }>(
       'snapshots.v1.Snapshots/Prepare',
       snapshot,
-      {
-        ...options,
-        action: `prepare snapshot "${snapshot.key}"`,
-      },
+      { lease, action },
     );
     return mounts;
   }

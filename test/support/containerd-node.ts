@@ -32,6 +32,8 @@ export interface ContainerdNode {
   /** containerd's socket. */
   readonly address: string;
   readonly service: AdminClient;
+  /** Process of the snapshotter. */
+  readonly snapshotter: ChildProcess;
   readonly ctr: (...args: string[]) => Promise<string>;
 }
 
@@ -91,27 +93,29 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
   address = "${config.address}"
 `,
   );
-  const start = (program: string, ...args: string[]): void => {
-    children.push(spawn(program, args, { stdio: 'ignore' }));
+  const start = (program: string, ...args: string[]): ChildProcess => {
+    const child = spawn(program, args, { stdio: 'ignore' });
+    children.push(child);
+    return child;
   };
   const bin = (name: string): string => join(checkout, 'bin', name);
   start(bin('overlaybd-tcmu'), at('overlaybd.json'), '--state-dir', at('state'));
-  start(bin('overlaybd-snapshotter'), at('config.json'));
+  const snapshotter = start(bin('overlaybd-snapshotter'), at('config.json'));
   start('containerd', '-c', at('containerd.toml'));
   const ctr = async (...args: string[]): Promise<string> =>
     (await run('ctr', ['-a', at('c.sock'), ...args], { timeout: 120_000 })).stdout;
   const service = new AdminClient(at('o/o.sock'));
   // containerd does not wait for the socket of a plugin.
-  const snapshotter = new TestClient(config.address);
+  const snapshots = new TestClient(config.address);
   t.after(() => {
-    snapshotter.close();
+    snapshots.close();
   });
   for (let n = 0; ; n++)
     try {
       await service.info();
-      await snapshotter.list();
+      await snapshots.list();
       await ctr('snapshots', '--snapshotter', 'overlaybd', 'ls');
-      return { dir, address: at('c.sock'), service, ctr };
+      return { dir, address: at('c.sock'), service, snapshotter, ctr };
     } catch (error) {
       if (n === 100) throw error;
       await sleep(200);

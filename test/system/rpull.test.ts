@@ -187,6 +187,32 @@ test('obd rpull and obd pull', { skip: noLab, timeout: 300_000 }, async (t) => {
     await lab.nothing();
   });
 
+  await t.test(
+    'a pull that is stopped waits for the snapshot it has asked for, and leaves nothing',
+    async () => {
+      const plain = `${registry.host}/team/debian:plain`;
+      await pushImage(fixture('debian', 'oci-src'), plain);
+      const { snapshotter } = node;
+      snapshotter.kill('SIGSTOP');
+      const args = ['rpull', '-a', node.address, '--plain-http', plain];
+      const child = spawn(join(checkout, 'bin', 'obd'), args, { stdio: 'ignore' });
+      const ended = once(child, 'exit');
+      try {
+        // By then it waits for the snapshotter, which answers nobody.
+        for (let n = 0; !(await node.ctr('content', 'ls', '-q')).includes('sha256:'); n++) {
+          assert.ok(n < 300 && child.exitCode === null, 'no layer is being fetched');
+          await sleep(100);
+        }
+        await sleep(1000);
+        child.kill('SIGINT');
+      } finally {
+        snapshotter.kill('SIGCONT');
+      }
+      assert.deepEqual(await ended, [130, null]);
+      await lab.nothing();
+    },
+  );
+
   await t.test('a pull that fails says why and leaves nothing', async () => {
     const fails = async (status: number, said: RegExp, ...args: string[]): Promise<void> => {
       await assert.rejects(lab.pull('rpull', ...args), (error: { code: number; stderr: string }) => {
