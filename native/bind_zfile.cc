@@ -41,7 +41,7 @@ ZFileStream::ZFileStream(const Napi::CallbackInfo &info) : Napi::ObjectWrap<ZFil
 {
     info.This().As<Napi::Object>().TypeTag(&kTag);
     uint64_t codec = Unsigned(info, 2);
-    if (codec != OBD_CODEC_LZ4 && codec != OBD_CODEC_ZSTD)
+    if (codec != OBD_CODEC_RAW && codec != OBD_CODEC_LZ4 && codec != OBD_CODEC_ZSTD)
         throw Napi::RangeError::New(info.Env(), "ZFileStream: unknown codec");
     int e = zfile_stream_open((int)Unsigned(info, 0), Unsigned(info, 1), (enum obd_codec)codec,
                               Unsigned(info, 3), (unsigned)Unsigned(info, 4), &stream);

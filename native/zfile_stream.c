@@ -18,8 +18,9 @@ struct batch {
     enum batch_state state; // guarded by the lock
     size_t filled;
     int64_t stored_size; // or -errno
-    uint8_t *plain, *stored;
-    uint8_t *lengths; // 4 bytes a block
+    uint8_t *plain;
+    uint8_t *stored;  // what is written; OBD_CODEC_RAW: plain
+    uint8_t *lengths; // 4 bytes a block; OBD_CODEC_RAW: none
 };
 
 struct zfile_stream {
@@ -59,6 +60,8 @@ static int write_all(int fd, uint64_t at, const uint8_t *from, size_t length)
 
 static int remember_lengths(struct zfile_stream *s, const struct batch *b)
 {
+    if (!b->lengths)
+        return 0;
     size_t size = (b->filled + s->block_size - 1) / s->block_size * 4;
     if (s->table_size + size > s->table_capacity) {
         size_t capacity = s->table_capacity ? s->table_capacity * 2 : 64u << 10;
@@ -115,8 +118,10 @@ static void *pack_batches(void *context)
             break;
         struct batch *b = &s->batches[s->packing++ % s->batch_count];
         pthread_mutex_unlock(&s->lock);
-        b->stored_size =
-            obd_pack_blocks(s->codec, s->block_size, b->plain, b->filled, b->stored, s->bound, b->lengths);
+        b->stored_size = s->codec == OBD_CODEC_RAW
+                             ? (int64_t)b->filled
+                             : obd_pack_blocks(s->codec, s->block_size, b->plain, b->filled, b->stored,
+                                               s->bound, b->lengths);
         pthread_mutex_lock(&s->lock);
         b->state = PACKED;
         write_ready(s);
@@ -133,9 +138,15 @@ static int make_batches(struct zfile_stream *s)
     for (unsigned i = 0; i < s->batch_count; i++) {
         struct batch *b = &s->batches[i];
         b->plain = malloc(BATCH);
-        b->stored = malloc(s->bound);
-        b->lengths = malloc(BATCH / s->block_size * 4 + 4);
-        if (!b->plain || !b->stored || !b->lengths)
+        if (s->codec == OBD_CODEC_RAW) {
+            b->stored = b->plain;
+        } else {
+            b->stored = malloc(s->bound);
+            b->lengths = malloc(BATCH / s->block_size * 4 + 4);
+            if (!b->lengths)
+                return -ENOMEM;
+        }
+        if (!b->plain || !b->stored)
             return -ENOMEM;
     }
     return 0;
@@ -282,8 +293,9 @@ void zfile_stream_close(struct zfile_stream *s)
     for (unsigned i = 0; i < s->thread_count; i++)
         pthread_join(s->threads[i], NULL);
     for (unsigned i = 0; s->batches && i < s->batch_count; i++) {
+        if (s->batches[i].stored != s->batches[i].plain)
+            free(s->batches[i].stored);
         free(s->batches[i].plain);
-        free(s->batches[i].stored);
         free(s->batches[i].lengths);
     }
     free(s->batches);

@@ -4,6 +4,9 @@
 //
 //   append ──► batch being filled ──► packed by any thread ──► written in turn, by whoever finishes the next
 //
+// With OBD_CODEC_RAW what is written are the plain bytes themselves, without checksums and table: the data of a
+// layer that is not packed.
+//
 // Memory: a fixed number of batches, plain and packed, and 4 bytes for each block (the jump table).
 //
 // Thread: one at a time calls append, finish and wait; room may be asked for meanwhile. Result: 0 or -errno;
@@ -28,7 +31,7 @@ struct zfile_totals {
 // Most bytes that one append may take without waiting if zfile_stream_room() promised them.
 #define ZFILE_STREAM_STEP (1u << 20)
 
-// Blocks are written to `fd` (borrowed) from offset `at` on. `threads` is 1 to 64. -ENOMEM, -EAGAIN.
+// Blocks are written to `fd` (borrowed) from offset `at` on. `threads` is 1 to 64. -EINVAL, -ENOMEM, -EAGAIN.
 int zfile_stream_open(int fd, uint64_t at, enum obd_codec codec, size_t block_size, unsigned threads,
                       struct zfile_stream **out);
 // Appends plain bytes; waits while all batches are on their way.

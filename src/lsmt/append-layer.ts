@@ -20,6 +20,7 @@ import { blockError, HEADER_SECTORS, HEADER_SIZE, HeaderFlag } from './format.js
 import { LogWriter, replayLog, type LogRecord, type Recovery } from './index-log.js';
 import { rewrittenName } from './index-rewrite.js';
 import type { DataFile, LayerInfo } from './layer.js';
+import type { PlacedRun } from './placed-layer.js';
 import { RwFile } from './rw-file.js';
 import {
   infoOf,
@@ -54,8 +55,27 @@ export interface OpenLayerOptions {
   readonly maxRecords?: number;
 }
 
+/** Data that somebody else writes behind what a layer's data file holds. Ends with one of its two methods. */
+export interface Placement {
+  /** Of the data file, which stays the layer's. */
+  readonly fd: number;
+  /** Byte of the data file where the first one goes. */
+  readonly offset: number;
+  /**
+   * Shows the data: what was written is the layer's from then on, as if it had been stored.
+   * @param runs disjoint; their positions count from {@link offset}.
+   * @param length bytes that were written.
+   * @throws IoError; the layer shows none of it, or the first runs
+   */
+  finish(runs: readonly PlacedRun[], length: number): Promise<void>;
+  /** Cuts off what was written; nothing once {@link finish} was called. */
+  abandon(): Promise<void>;
+}
+
 /** Most bytes of one record's data. */
 const MAX_WRITE = 4 << 20;
+/** Records handed to the log at once. */
+const MAX_RECORDS = 4096;
 
 /** A log-structured writable layer on two files. */
 export class AppendLayer implements SealableLayer {
@@ -79,6 +99,7 @@ export class AppendLayer implements SealableLayer {
   #cutting: Promise<void> | undefined;
   #info: LayerInfo;
   #sealed = false;
+  #placing = false;
   /** Of the data file, before it was sealed. */
   #unsealedSize = 0;
   #changes = 0;
@@ -208,7 +229,8 @@ export class AppendLayer implements SealableLayer {
   }
 
   async store(offset: number, from: Uint8Array): Promise<void> {
-    if (this.#sealed) throw new TypeError(`Write to "${this.name}" after it was sealed`);
+    if (this.#sealed || this.#placing)
+      throw new TypeError(`Write to "${this.name}" after it was sealed, or while data is placed in it`);
     this.#changes++;
     while (this.#cutting !== undefined) await this.#cutting;
     await this.#writes.run(async () => {
@@ -236,11 +258,55 @@ export class AppendLayer implements SealableLayer {
     let records: LogRecord[] = [];
     for (let at = offset / SECTOR; at < end; at += step) {
       records.push({ offset: at, length: Math.min(step, end - at), moffset: 0, zeroed: true });
-      if (records.length === 4096) {
+      if (records.length === MAX_RECORDS) {
         await this.#log.append(records);
         records = [];
       }
     }
+    await this.#log.append(records);
+  }
+
+  /** Lets somebody else write data, in any order, which becomes the layer's in one step. Nothing may be stored meanwhile. */
+  place(): Placement {
+    if (this.#sealed || this.readOnly || this.#placing || this.#compacting !== undefined)
+      throw new TypeError(`"${this.name}" is sealed, open for reading, or in use`);
+    this.#placing = true;
+    const { size } = this.#data;
+    const offset = this.#tail;
+    let finished = false;
+    return {
+      fd: this.#data.fd,
+      offset,
+      finish: async (runs, length) => {
+        finished = true;
+        this.#changes++;
+        this.#data.grewTo(offset + length);
+        this.#tail = this.#written = roundUp(offset + length, SECTOR);
+        this.#placing = false;
+        await this.#show(runs, offset);
+      },
+      abandon: async () => {
+        if (finished) return;
+        await this.#data.truncate(size);
+        this.#placing = false;
+      },
+    };
+  }
+
+  async #show(runs: readonly PlacedRun[], start: number): Promise<void> {
+    let records: LogRecord[] = [];
+    for (const { offset, length, position } of runs)
+      for (let done = 0; done < length; done += MAX_WRITE) {
+        records.push({
+          offset: (offset + done) / SECTOR,
+          length: Math.min(MAX_WRITE, length - done) / SECTOR,
+          moffset: position === undefined ? 0 : (start + position + done) / SECTOR,
+          zeroed: position === undefined,
+        });
+        if (records.length < MAX_RECORDS) continue;
+        await this.#log.append(records);
+        records = [];
+      }
     await this.#log.append(records);
   }
 
@@ -268,7 +334,7 @@ export class AppendLayer implements SealableLayer {
     options: CompactOptions = {},
     readsPassed: () => Promise<void> = async () => undefined,
   ): Promise<CompactResult> {
-    if (this.#sealed || this.readOnly || this.#compacting !== undefined)
+    if (this.#sealed || this.readOnly || this.#placing || this.#compacting !== undefined)
       throw new TypeError(`"${this.name}" is sealed, open for reading, or being compacted`);
     const { signal } = this.#closing;
     const work = (async () =>
@@ -319,7 +385,8 @@ export class AppendLayer implements SealableLayer {
    * be written any more.
    */
   async seal(): Promise<void> {
-    if (this.#compacting !== undefined) throw new TypeError(`"${this.name}" is being compacted`);
+    if (this.#compacting !== undefined || this.#placing)
+      throw new TypeError(`"${this.name}" is being compacted, or data is placed in it`);
     this.#sealed = true;
     this.#unsealedSize = this.#data.size;
     try {

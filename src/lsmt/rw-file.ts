@@ -108,6 +108,11 @@ export class RwFile implements ReadableBlob, LocallyStored {
     });
   }
 
+  /** Somebody else wrote to {@link fd}, up to there. */
+  grewTo(size: number): void {
+    this.#size = Math.max(this.#size, size);
+  }
+
   async truncate(size: number): Promise<void> {
     await this.#use(`resize "${this.name}"`, async () => {
       await this.#handle.truncate(size);

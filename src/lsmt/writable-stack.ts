@@ -20,7 +20,7 @@ import {
   type ReadOptions,
   type WritableBlob,
 } from '../blob/index.js';
-import { AppendLayer } from './append-layer.js';
+import { AppendLayer, type Placement } from './append-layer.js';
 import type { CompactOptions, CompactResult } from './compaction.js';
 import type { DataFile, Layer } from './layer.js';
 import { extentsOfIndex, mergedIndex, stackVirtualSize, type LayerStackOptions } from './layer-stack.js';
@@ -177,6 +177,12 @@ export class WritableLayerStack implements WritableBlob, ExtentMapped {
         await this.upper.store(from_, wide);
       }),
     );
+  }
+
+  /** See {@link AppendLayer.place}; undefined if the upper is not of that kind. Nothing else may use the stack meanwhile. */
+  place(): Placement | undefined {
+    const { upper } = this;
+    return upper instanceof AppendLayer && !upper.readOnly ? upper.place() : undefined;
   }
 
   async discard(offset: number, length: number): Promise<void> {

@@ -11,6 +11,9 @@ export interface NativeZFileStream {
   close(): void;
 }
 
+/** {@link ZFileStream}'s codec for the plain bytes themselves: no checksums, no table. */
+export const UNPACKED = 0;
+
 /** What a {@link ZFileStream} wrote. */
 export interface ZFileTotals {
   readonly blocks: number;
@@ -39,8 +42,9 @@ export class ZFileStream {
    * @param offset where the first block goes.
    * @param blockSize a power of two, 512 to 256 KiB.
    */
-  constructor(fd: number, offset: number, codec: Codec, blockSize: number) {
-    const threads = Math.min(availableParallelism(), MAX_THREADS);
+  constructor(fd: number, offset: number, codec: Codec | typeof UNPACKED, blockSize: number) {
+    // Writing alone is one after the other anyway.
+    const threads = codec === UNPACKED ? 1 : Math.min(availableParallelism(), MAX_THREADS);
     this.#native = new addon.ZFileStream(fd, offset, codec, blockSize, threads);
   }
 

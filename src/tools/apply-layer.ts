@@ -6,7 +6,9 @@
  *                                               tar members ─► image ─► flush ─► what changed
  *   changed blocks ─► disk ─► flush        ◄──
  *
- * The disk is written at the end only, so a layer that turns out to be bad leaves it as it was.
+ * The disk is written at the end only, so a layer that turns out to be bad leaves it as it was. A disk whose writes are
+ * appended to a file gets the changed blocks written there by the thread, where nothing shows them, and at the end only
+ * their index: they are copied once less.
  */
 import { read } from 'node:fs';
 import { promisify } from 'node:util';
@@ -20,7 +22,8 @@ import {
   type WritableBlob,
 } from '../blob/index.js';
 import type { LayerCounts } from '../convert/index.js';
-import { ext4SourcePair, type ChangedRun } from '../native/index.js';
+import { WritableLayerStack, type Placement } from '../lsmt/index.js';
+import { ext4SourcePair, type ChangedRun, type PackedRun } from '../native/index.js';
 import type { ApplyJob, ApplyNews } from './apply-worker.js';
 import { BlockSource, dataRuns } from './block-source.js';
 
@@ -62,21 +65,43 @@ export async function applyLayerFile(
     input,
     ...(options.checksum === undefined ? {} : { checksum: options.checksum }),
   };
-  if (options.mkfs === true) return run(disk, job, undefined, options);
-  const runs = dataRuns(extentsOf(disk, 0, job.size));
-  const pair = ext4SourcePair();
-  const source = new BlockSource(pair.server, disk);
+  return onPlace(disk, async (place) => {
+    const placed = place === undefined ? job : { ...job, place: { ...placeOf(place), file: disk.name } };
+    if (options.mkfs === true) return run(disk, placed, { place }, options);
+    const runs = dataRuns(extentsOf(disk, 0, job.size));
+    const pair = ext4SourcePair();
+    const source = new BlockSource(pair.server, disk);
+    try {
+      return await run(disk, { ...placed, below: { fd: pair.image, runs } }, { place, source }, options);
+    } finally {
+      await source.close();
+    }
+  });
+}
+
+/** The part of a placement that can be posted. */
+function placeOf({ fd, offset }: Placement): { fd: number; offset: number } {
+  return { fd, offset };
+}
+
+/** Runs `work` with a place for data, if the disk has one, which is left as it was if the work fails. */
+async function onPlace<T>(
+  disk: WritableBlob,
+  work: (place: Placement | undefined) => Promise<T>,
+): Promise<T> {
+  const place = disk instanceof WritableLayerStack ? disk.place() : undefined;
   try {
-    return await run(disk, { ...job, below: { fd: pair.image, runs } }, source, options);
-  } finally {
-    await source.close();
+    return await work(place);
+  } catch (error) {
+    await place?.abandon();
+    throw error;
   }
 }
 
 async function run(
   disk: WritableBlob,
   job: ApplyJob,
-  source: BlockSource | undefined,
+  { place, source }: { readonly place: Placement | undefined; readonly source?: BlockSource },
   options: ApplyLayerOptions,
 ): Promise<AppliedLayer> {
   const thread = new Worker(new URL('./apply-worker.js', import.meta.url), { workerData: job });
@@ -95,7 +120,10 @@ async function run(
     const news = await outcome(thread, options);
     if (news.kind === 'failed') throw errorOf(news, source?.failure);
     if (options.mkfs === true) await clearRange(disk, 0, disk.size);
-    const changed = await copyRuns(news.fd, news.runs, disk, options.signal);
+    const changed =
+      'fd' in news
+        ? await copyRuns(news.fd, news.runs, disk, options.signal)
+        : await showPlaced(place, news.placed, news.length);
     await disk.flush();
     thread.postMessage('close');
     await ended;
@@ -132,6 +160,16 @@ function errorOf(news: Extract<ApplyNews, { kind: 'failed' }>, cause: unknown): 
     ...(news.hint === undefined ? {} : { hint: news.hint }),
     ...(cause === undefined ? {} : { cause }),
   });
+}
+
+async function showPlaced(
+  place: Placement | undefined,
+  runs: readonly PackedRun[],
+  length: number,
+): Promise<number> {
+  if (place === undefined) throw new TypeError('Unreachable: the thread was told of a place');
+  await place.finish(runs, length);
+  return runs.reduce((sum, run) => sum + run.length, 0);
 }
 
 /** Makes a part of a disk read as zeroes. */

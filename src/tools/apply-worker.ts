@@ -1,6 +1,7 @@
 /**
  * The thread of apply-layer.ts: opens or formats the file system, puts the layer's members into it, and says what that
- * changed. The changed bytes are in the image's work file, whose descriptor the whole process can read.
+ * changed. The changed bytes are in the image's work file, whose descriptor the whole process can read; or, if the thread
+ * was told of a place for them, there.
  */
 import { constants, createReadStream, openSync } from 'node:fs';
 import { stat } from 'node:fs/promises';
@@ -8,7 +9,14 @@ import { Socket } from 'node:net';
 import { parentPort, workerData } from 'node:worker_threads';
 import { ConvertError, ioError, isSystemError, OverlaybdError, type ErrorCode } from '../blob/index.js';
 import { applyLayer, unpackLayer, type LayerCounts } from '../convert/index.js';
-import { Ext4Image, StreamDigest, type ChangedRun } from '../native/index.js';
+import {
+  Ext4Image,
+  StreamDigest,
+  UNPACKED,
+  ZFileStream,
+  type ChangedRun,
+  type PackedRun,
+} from '../native/index.js';
 import { readTar } from '../tar/index.js';
 
 /** What the thread is started with. */
@@ -22,17 +30,28 @@ export interface ApplyJob {
   readonly below?: { readonly fd: number; readonly runs: Float64Array };
   /** `sha256:...` of the plain tar. */
   readonly checksum?: string;
+  /** Where the changed bytes go. */
+  readonly place?: Place;
 }
+
+/** A part of an open file. */
+interface Place {
+  readonly fd: number;
+  readonly offset: number;
+  /** How errors name the file. */
+  readonly file: string;
+}
+
+/** Of the file system. */
+const BLOCK = 4096;
 
 /** What the thread says; its last word is `done` or `failed`. */
 export type ApplyNews =
   | { readonly kind: 'warning'; readonly message: string }
-  | {
-      readonly kind: 'done';
-      readonly fd: number;
-      readonly runs: readonly ChangedRun[];
-      readonly counts: LayerCounts;
-    }
+  | ({ readonly kind: 'done'; readonly counts: LayerCounts } & (
+      | { readonly fd: number; readonly runs: readonly ChangedRun[] }
+      | { readonly placed: readonly PackedRun[]; readonly length: number }
+    ))
   | { readonly kind: 'failed'; readonly code?: ErrorCode; readonly message: string; readonly hint?: string };
 
 if (parentPort === null) throw new TypeError('apply-worker is a thread, not a program');
@@ -74,17 +93,46 @@ async function* hashed(
     );
 }
 
+/** The work file holds metadata only then: content is written once, by another thread, while the next is read. */
+async function applyInto(
+  { fd, offset, file }: Place,
+  image: Ext4Image,
+  apply: () => Promise<LayerCounts>,
+): Promise<void> {
+  const stream = new ZFileStream(fd, offset, UNPACKED, BLOCK);
+  let open = true;
+  try {
+    image.beginLayer(stream);
+    const counts = await apply();
+    const placed = await image.endLayer();
+    open = false;
+    const { plainSize: length } = await stream.finish().catch((error: unknown) => {
+      throw ioError(error, `write "${file}"`, file);
+    });
+    say({ kind: 'done', placed, length, counts });
+  } finally {
+    if (open) image.abandonLayer();
+    stream.close();
+  }
+}
+
 async function run(job: ApplyJob): Promise<Ext4Image> {
   const image =
     job.below === undefined
       ? await Ext4Image.format(job.workDir, job.size)
       : await Ext4Image.open(job.workDir, job.size, job.below.fd, job.below.runs);
-  try {
-    const counts = await applyLayer(image, readTar(hashed(job.input, job.checksum), job.input), {
+  const apply = (): Promise<LayerCounts> =>
+    applyLayer(image, readTar(hashed(job.input, job.checksum), job.input), {
       warn: (message) => {
         say({ kind: 'warning', message });
       },
     });
+  try {
+    if (job.place !== undefined) {
+      await applyInto(job.place, image, apply);
+      return image;
+    }
+    const counts = await apply();
     await image.flush();
     say({ kind: 'done', fd: image.fd, runs: await image.changes(), counts });
     return image;
