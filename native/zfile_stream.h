@@ -4,8 +4,8 @@
 //
 //   append ──► batch being filled ──► packed by any thread ──► written in turn, by whoever finishes the next
 //
-// With OBD_CODEC_RAW what is written are the plain bytes themselves, without checksums and table: the data of a
-// layer that is not packed.
+// With OBD_CODEC_RAW what is written are the plain bytes themselves, without checksums and table: the data of
+// a layer that is not packed.
 //
 // Memory: a fixed number of batches, plain and packed, and 4 bytes for each block (the jump table).
 //

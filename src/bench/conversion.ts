@@ -1,7 +1,8 @@
-import { createReadStream } from 'node:fs';
 import { readFile, stat } from 'node:fs/promises';
-import { applyLayer, unpackLayer, writeLayer } from '../convert/index.js';
+import { fileChunks } from '../blob/index.js';
+import { writeLayer } from '../convert/index.js';
 import { Codec, Ext4Image, StreamDigest } from '../native/index.js';
+import { applyLayer, PLAIN_KEPT, unpackLayer } from '../ocilayer/index.js';
 import { readTar } from '../tar/index.js';
 import type { Row } from './report.js';
 
@@ -40,8 +41,7 @@ async function convert(
   try {
     const hash = new StreamDigest('sha256');
     async function* hashed(): AsyncGenerator<Uint8Array> {
-      const stream = createReadStream(tar, { highWaterMark: 2 ** 20 });
-      for await (const chunk of unpackLayer(stream as AsyncIterable<Uint8Array>, tar)) {
+      for await (const chunk of unpackLayer(fileChunks(tar, PLAIN_KEPT), tar)) {
         await hash.update(chunk);
         yield chunk;
       }

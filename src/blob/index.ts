@@ -1,8 +1,10 @@
 /** The words everything else is built from: blobs, errors, sectors, and the plan of a local read. Imports nothing of ours. */
 export type * from './byte-sink.js';
+export * from './chunk-ring.js';
 export * from './errors.js';
 export * from './extent-map.js';
 export * from './file-blob.js';
+export * from './file-chunks.js';
 export * from './local-file.js';
 export * from './make-directory.js';
 export * from './memory-blob.js';

@@ -11,7 +11,7 @@ import {
   localFileOf,
   type ReadableBlob,
 } from '../blob/index.js';
-import { unpackLayer } from '../convert/index.js';
+import { unpackLayer } from '../ocilayer/index.js';
 import { ImageOpener, loadServiceConfig, unwrapLayer } from '../image/index.js';
 import { makeLogger } from '../log/index.js';
 import { LayerStack, openSealedLayer, type SealedLayer } from '../lsmt/index.js';

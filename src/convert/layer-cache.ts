@@ -22,7 +22,7 @@ import {
 import { join } from 'node:path';
 import { z } from 'zod';
 import { isSystemError, makeDirectorySync } from '../blob/index.js';
-import type { LayerCounts } from './oci-layer.js';
+import type { LayerCounts } from '../ocilayer/index.js';
 
 /** To be raised whenever the same input gives other bytes than before. */
 const LAYER_FORMAT = 1;

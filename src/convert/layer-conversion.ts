@@ -10,14 +10,13 @@
  * be made are applied all the same: it is the difference to them. Those above are not even fetched.
  */
 import { Codec, Ext4Image, StreamDigest } from '../native/index.js';
+import { applyLayer, unpackLayer, type LayerCounts, type LayerPacking } from '../ocilayer/index.js';
 import { readTar } from '../tar/index.js';
 import type { Descriptor, ImageSource, ImageTarget } from '../oci/index.js';
 import { chainIds, layerUuid } from './chain.js';
-import { unpackLayer, type LayerPacking } from './decompress.js';
 import type { CachedLayer, LayerIdentity } from './layer-cache.js';
 import { LayerFetcher } from './layer-fetcher.js';
 import { layerDescriptor } from './new-manifest.js';
-import { applyLayer, type LayerCounts } from './oci-layer.js';
 import { sumSizes, type ConvertedLayer, type ConvertOptions, type MediaFamily } from './options.js';
 import { badImage, type SourceImage } from './source-image.js';
 import { writeLayer, type LayerFile, type WriteLayerOptions } from './write-layer.js';

@@ -6,7 +6,8 @@
  */
 import { statfs, type FileHandle } from 'node:fs/promises';
 import type { Readable } from 'node:stream';
-import { ioError } from '../blob/index.js';
+import { ChunkRing, ioError } from '../blob/index.js';
+import { PLAIN_KEPT } from '../ocilayer/index.js';
 import type { Descriptor, ImageSource } from '../oci/index.js';
 import { namelessFile } from './write-layer.js';
 
@@ -63,14 +64,15 @@ class Spool {
     this.#wake?.();
   }
 
-  /** All bytes; ends, or fails, as the stream did. */
+  /** All bytes; ends, or fails, as the stream did. A chunk stays as it is until {@link PLAIN_KEPT} more were asked for. */
   async *read(): AsyncGenerator<Uint8Array, void, undefined> {
+    const ring = new ChunkRing(STEP, PLAIN_KEPT);
     for (let at = 0; ;) {
       if (at < this.#written) {
-        const chunk = new Uint8Array(Math.min(STEP, this.#written - at));
-        const { bytesRead } = await this.#handle.read(chunk, 0, chunk.byteLength, at);
+        const length = Math.min(STEP, this.#written - at);
+        const { bytesRead } = await this.#handle.read(ring.room(), 0, length, at);
         at += bytesRead;
-        yield chunk.subarray(0, bytesRead);
+        yield ring.take(bytesRead);
       } else if (this.#failure !== undefined) throw this.#failure.error;
       else if (this.#ended) return;
       else await new Promise<void>((resolve) => (this.#wake = resolve));

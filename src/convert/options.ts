@@ -1,8 +1,8 @@
 /** What a conversion is told, and what it tells. */
 import type { Descriptor, PushOutcome, WantedPlatform } from '../oci/index.js';
+import type { LayerCounts } from '../ocilayer/index.js';
 import type { ZFileWriterOptions } from '../zfile/index.js';
 import type { LayerCache } from './layer-cache.js';
-import type { LayerCounts } from './oci-layer.js';
 
 /** Families of media types. */
 export type MediaFamily = 'oci' | 'docker';

@@ -9,7 +9,7 @@ export interface NativeDigest {
 }
 
 /** Bytes that may wait for the hash: beyond this update() asks to be waited for. */
-const MOST_WAITING = 4 * 1024 * 1024;
+export const MOST_WAITING = 4 * 1024 * 1024;
 
 /**
  * sha256 or sha512 of a stream, taken by another thread beside whatever the caller does with the bytes. Holds at most
@@ -27,8 +27,8 @@ export class StreamDigest {
   }
 
   /**
-   * Takes the next bytes, which must not change any more. A promise means: wait for it before the next call. It does
-   * not reject.
+   * Takes the next bytes, which must not change until {@link MOST_WAITING} more were taken. A promise means: wait for it
+   * before the next call. It does not reject.
    */
   update(bytes: Uint8Array): Promise<void> | undefined {
     this.#waiting.push(bytes);

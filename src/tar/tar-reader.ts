@@ -3,7 +3,7 @@
  * attributes, global headers, sparse 0.0, 0.1 and 1.0). Archives end at two zero blocks or at the end of the stream;
  * what follows is read and ignored, so that a decompressor in front still checks its trailer.
  *
- * Memory: one chunk of the stream, one extended header (at most {@link MAX_EXTENSION}), one sparse map.
+ * Memory: one chunk of the stream, one header, one extended header (at most {@link MAX_EXTENSION}), one sparse map.
  */
 import { ByteReader } from './byte-reader.js';
 import {
@@ -109,6 +109,8 @@ class TarStream {
   readonly #reader: ByteReader;
   readonly #archive: string;
   readonly #global = new Map<string, Uint8Array>();
+  /** The current member's header: the stream's owner may use the chunk again before the member is passed. */
+  readonly #block = new Uint8Array(BLOCK);
   /** Where the current member's stored content ends. */
   #end = 0;
 
@@ -156,7 +158,8 @@ class TarStream {
       throw badTar(place, 'a single zero block between members');
     }
     if (!checksumHolds(block, place)) throw badTar(place, 'header checksum does not hold');
-    return block;
+    this.#block.set(block);
+    return this.#block;
   }
 
   /** Passes over `length` bytes of content and the padding to the next block. */

@@ -21,7 +21,7 @@ import {
   type ReadableBlob,
   type WritableBlob,
 } from '../blob/index.js';
-import type { LayerCounts } from '../convert/index.js';
+import type { LayerCounts } from '../ocilayer/index.js';
 import { WritableLayerStack, type Placement } from '../lsmt/index.js';
 import { ext4SourcePair, type ChangedRun, type PackedRun } from '../native/index.js';
 import type { ApplyJob, ApplyNews } from './apply-worker.js';

@@ -3,12 +3,19 @@
  * changed. The changed bytes are in the image's work file, whose descriptor the whole process can read; or, if the thread
  * was told of a place for them, there.
  */
-import { constants, createReadStream, openSync } from 'node:fs';
+import { constants, openSync } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { Socket } from 'node:net';
 import { parentPort, workerData } from 'node:worker_threads';
-import { ConvertError, ioError, isSystemError, OverlaybdError, type ErrorCode } from '../blob/index.js';
-import { applyLayer, unpackLayer, type LayerCounts } from '../convert/index.js';
+import {
+  ConvertError,
+  fileChunks,
+  ioError,
+  isSystemError,
+  OverlaybdError,
+  type ErrorCode,
+} from '../blob/index.js';
+import { applyLayer, PLAIN_KEPT, unpackLayer, type LayerCounts } from '../ocilayer/index.js';
 import {
   Ext4Image,
   StreamDigest,
@@ -62,7 +69,7 @@ const say = (news: ApplyNews): void => {
 
 /** A FIFO is waited for without blocking: opening it in the usual way would hold a thread until a writer comes. */
 async function openInput(path: string): Promise<AsyncIterable<unknown>> {
-  if (!(await stat(path)).isFIFO()) return createReadStream(path, { highWaterMark: 1 << 20 });
+  if (!(await stat(path)).isFIFO()) return fileChunks(path, PLAIN_KEPT);
   const fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
   return new Socket({ fd, readable: true, writable: false });
 }

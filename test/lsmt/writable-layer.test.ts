@@ -1,6 +1,14 @@
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { copyFileSync, readFileSync, statSync, truncateSync, writeFileSync, appendFileSync } from 'node:fs';
+import {
+  appendFileSync,
+  copyFileSync,
+  readFileSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { FileBlob, roundUp, SECTOR } from '../../src/blob/index.js';
@@ -367,4 +375,65 @@ test('A log that ends in a half-written record takes new ones where the good one
   await disk.read(0, out);
   assert.deepEqual([out[0], out[SECTOR]], [1, 2]);
   await disk.close();
+});
+
+test("Data that somebody else wrote becomes the layer's in one step, or is cut off again", async (t) => {
+  const dir = tempDir(t);
+  const paths = { data: join(dir, 'data'), index: join(dir, 'index') };
+  const { layers, content } = await lowers();
+  const upper = await AppendLayer.create(paths, { virtualSize: SIZE });
+  const disk = await WritableLayerStack.open(layers, upper);
+  await disk.write(8 * SECTOR, new Uint8Array(SECTOR).fill(1));
+  content.fill(1, 8 * SECTOR, 9 * SECTOR);
+  const before = readFileSync(paths.data);
+  const reads = async (): Promise<Uint8Array> => {
+    const all = new Uint8Array(SIZE);
+    await disk.read(0, all);
+    return all;
+  };
+
+  const given = disk.place();
+  assert.ok(given);
+  writeSync(given.fd, new Uint8Array(20 * SECTOR).fill(7), 0, 20 * SECTOR, given.offset);
+  await assert.rejects(disk.write(0, new Uint8Array(SECTOR)), /while data is placed in it/);
+  await assert.rejects(upper.seal(), /data is placed in it/);
+  await assert.rejects(upper.compact(), TypeError);
+  assert.throws(() => disk.place(), TypeError);
+  assert.deepEqual(await reads(), content);
+  await given.abandon();
+  assert.deepEqual(readFileSync(paths.data), before);
+  assert.deepEqual(await reads(), content);
+
+  const place = disk.place();
+  assert.ok(place);
+  const data = new Uint8Array(16 * SECTOR).fill(5, 0, 8 * SECTOR).fill(6, 8 * SECTOR);
+  writeSync(place.fd, data, 0, data.byteLength, place.offset);
+  const runs = [
+    { offset: 0, length: 8 * SECTOR, position: 8 * SECTOR },
+    { offset: 56 * SECTOR, length: 16 * SECTOR, position: undefined },
+    { offset: 96 * SECTOR, length: 8 * SECTOR, position: 0 },
+  ];
+  await place.finish(runs, data.byteLength);
+  await place.abandon();
+  await disk.write(100 * SECTOR, new Uint8Array(SECTOR).fill(9));
+  content.fill(6, 0, 8 * SECTOR);
+  content.fill(0, 56 * SECTOR, 72 * SECTOR);
+  content.fill(5, 96 * SECTOR, 104 * SECTOR);
+  content.fill(9, 100 * SECTOR, 101 * SECTOR);
+  assert.deepEqual(await reads(), content);
+  await disk.flush();
+  await disk.close();
+
+  const again = await WritableLayerStack.open(
+    (await lowers()).layers,
+    await openWritableLayer(paths, { strict: true }),
+  );
+  const all = new Uint8Array(SIZE);
+  await again.read(0, all);
+  assert.deepEqual(all, content);
+  await again.close();
+  const sparse = await SparseLayer.create(join(dir, 'sparse'), { virtualSize: SIZE });
+  const other = await WritableLayerStack.open([], sparse);
+  assert.equal(other.place(), undefined);
+  await other.close();
 });

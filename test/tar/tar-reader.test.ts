@@ -5,8 +5,15 @@ import { readTar, type TarEntry } from '../../src/tar/index.js';
 import { memberBytes, sealed, tarOf } from '../convert/make-image.js';
 import { tarMember } from '../fuzz/tar-seeds.js';
 
+/** In a memory that is used again for each chunk. */
 async function* inChunks(bytes: Uint8Array, size = 1000): AsyncGenerator<Uint8Array> {
-  for (let at = 0; at < bytes.byteLength; at += size) yield bytes.subarray(at, at + size);
+  const memory = new Uint8Array(Math.min(size, bytes.byteLength));
+  for (let at = 0; at < bytes.byteLength; at += size) {
+    const chunk = bytes.subarray(at, at + size);
+    memory.fill(0xa5);
+    memory.set(chunk);
+    yield memory.subarray(0, chunk.byteLength);
+  }
 }
 
 type Read = Omit<TarEntry, 'pieces' | 'xattrs' | 'place'> & {

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { createReadStream, writeSync, readSync, openSync, closeSync } from 'node:fs';
 import test, { type TestContext } from 'node:test';
 import { FileBlob } from '../../src/blob/index.js';
-import { applyLayer, unpackLayer } from '../../src/convert/index.js';
+import { applyLayer, unpackLayer } from '../../src/ocilayer/index.js';
 import { Ext4Image, FileType } from '../../src/native/index.js';
 import { readTar } from '../../src/tar/index.js';
 import {

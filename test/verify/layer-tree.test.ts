@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { createReadStream, readFileSync } from 'node:fs';
 import test from 'node:test';
-import { unpackLayer } from '../../src/convert/index.js';
+import { unpackLayer } from '../../src/ocilayer/index.js';
 import { readTar } from '../../src/tar/index.js';
 import { LayerTree, type NodeType, type TreeNode } from '../../src/verify/index.js';
 import { tarOf, type Member } from '../convert/make-image.js';

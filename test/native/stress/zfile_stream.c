@@ -1,10 +1,11 @@
-// zfile_stream.c without Node: what is appended comes out whole with any number of threads, closing in the middle
-// ends them, and a file that cannot be written is told of. Arguments: a file to write, a seed.
+// zfile_stream.c without Node: what is appended comes out whole with any number of threads, closing in the
+// middle ends them, and a file that cannot be written is told of. Arguments: a file to write, a seed.
 #include "zfile_stream.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #define SIZE (5u << 20)
@@ -17,12 +18,20 @@ static void require(int holds, const char *what)
     exit(1);
 }
 
-static void write_one(const char *path, const unsigned char *plain, unsigned threads, int finish)
+static void require_plain(int fd, const unsigned char *plain)
+{
+    unsigned char *stored = malloc(SIZE);
+    require(stored && pread(fd, stored, SIZE, 512) == (ssize_t)SIZE && memcmp(stored, plain, SIZE) == 0,
+            "plain bytes");
+    free(stored);
+}
+
+static void write_one(const char *path, const unsigned char *plain, enum obd_codec codec, unsigned threads,
+                      int finish)
 {
     struct zfile_stream *s;
     struct zfile_totals totals;
     int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
-    enum obd_codec codec = threads % 2 ? OBD_CODEC_LZ4 : OBD_CODEC_ZSTD;
     require(fd >= 0, "open");
     require(zfile_stream_open(fd, 512, codec, 4096, threads, &s) == 0, "stream open");
     for (size_t at = 0, n; at < SIZE; at += n) {
@@ -34,7 +43,10 @@ static void write_one(const char *path, const unsigned char *plain, unsigned thr
     require(zfile_stream_position(s) == SIZE, "position");
     if (finish) {
         require(zfile_stream_finish(s, &totals) == 0, "finish");
-        require(totals.plain_size == SIZE && totals.blocks == SIZE / 4096, "totals");
+        require(totals.plain_size == SIZE && totals.blocks == (codec == OBD_CODEC_RAW ? 0 : SIZE / 4096),
+                "totals");
+        if (codec == OBD_CODEC_RAW)
+            require_plain(fd, plain);
         require(lseek(fd, 0, SEEK_END) == (off_t)(512 + totals.stored_size + 4 * totals.blocks), "size");
         require(zfile_stream_append(s, plain, 1) == -EPIPE, "append after the end");
     }
@@ -50,7 +62,9 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < SIZE; i++)
         plain[i] = (unsigned char)(i * i >> 7);
     for (unsigned threads = 1; threads <= 5; threads++)
-        write_one(argv[1], plain, threads, threads != 4);
+        write_one(argv[1], plain, threads % 2 ? OBD_CODEC_LZ4 : OBD_CODEC_ZSTD, threads, threads != 4);
+    for (unsigned threads = 1; threads <= 3; threads++)
+        write_one(argv[1], plain, OBD_CODEC_RAW, threads, threads != 2);
 
     struct zfile_stream *s;
     struct zfile_totals totals;

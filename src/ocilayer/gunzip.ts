@@ -4,12 +4,11 @@
  * when it meets that, and may then never end.
  */
 import { crc32 } from 'node:zlib';
+import type { ChunkRing } from '../blob/index.js';
 import { Inflater } from '../native/index.js';
 
 /** Packed bytes given to the decoder at once. */
 const INPUT = 64 * 1024;
-/** Plain bytes taken from it at once. */
-const OUTPUT = 256 * 1024;
 
 const HAS_CRC = 2;
 const HAS_EXTRA = 4;
@@ -44,10 +43,11 @@ class Input {
   }
 }
 
-/** Unpacks; `damage` makes the error from what is wrong. Memory: one buffer of output. */
+/** Unpacks into `ring`; `damage` makes the error from what is wrong. */
 export async function* gunzip(
   packed: AsyncIterable<Uint8Array>,
   damage: (problem: unknown) => Error,
+  ring: ChunkRing,
 ): AsyncGenerator<Uint8Array, void, undefined> {
   const input = new Input(packed);
   const inflater = new Inflater(true);
@@ -83,19 +83,19 @@ export async function* gunzip(
     for (let ended = false, full = false; !ended;) {
       // A full buffer may hide more that needs no further input.
       if (!full && !(await input.fill())) throw damage('unexpected end of file');
-      const output = Buffer.allocUnsafe(OUTPUT);
+      const output = ring.room();
       const from = input.chunk.subarray(0, INPUT);
       const step = await inflater.run(from, output).catch((error: unknown) => {
         throw damage(error);
       });
       input.chunk = input.chunk.subarray(step.consumed);
       ({ ended } = step);
-      full = step.produced === OUTPUT;
+      full = step.produced === output.byteLength;
       if (step.produced === 0) {
         if (step.consumed === 0 && !ended && from.byteLength > 0) throw damage('no progress');
         continue;
       }
-      const plain = output.subarray(0, step.produced);
+      const plain = ring.take(step.produced);
       crc = crc32(plain, crc);
       size = (size + step.produced) % 2 ** 32;
       yield plain;

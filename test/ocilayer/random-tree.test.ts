@@ -2,11 +2,11 @@ import assert from 'node:assert/strict';
 import { tmpdir } from 'node:os';
 import test from 'node:test';
 import fc from 'fast-check';
-import { applyLayer } from '../../src/convert/index.js';
+import { applyLayer } from '../../src/ocilayer/index.js';
 import { Ext4Image } from '../../src/native/index.js';
 import { readTar } from '../../src/tar/index.js';
-import { digest, tarOf, type Member } from './make-image.js';
-import { assertClean, imageTree } from './tree.js';
+import { digest, tarOf, type Member } from '../convert/make-image.js';
+import { assertClean, imageTree } from '../convert/tree.js';
 
 /** A file system as simple as can be: what a layer ought to do, told by paths alone. Without links. */
 type Model = Map<string, string>;

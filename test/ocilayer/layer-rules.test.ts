@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict';
 import { tmpdir } from 'node:os';
 import test from 'node:test';
-import { applyLayer } from '../../src/convert/index.js';
+import { applyLayer } from '../../src/ocilayer/index.js';
 import { Ext4Image } from '../../src/native/index.js';
 import { readTar } from '../../src/tar/index.js';
-import { tarOf, type Member } from './make-image.js';
-import { assertClean, imageTree, type TreeEntry } from './tree.js';
+import { tarOf, type Member } from '../convert/make-image.js';
+import { assertClean, imageTree, type TreeEntry } from '../convert/tree.js';
 
 type Tree = Map<string, TreeEntry & { inode: number }>;
 

@@ -4,7 +4,7 @@ import { randomBytes } from 'node:crypto';
 import test from 'node:test';
 import { gzipSync } from 'node:zlib';
 import { compress } from 'zstd-napi';
-import { layerPacking, unpackLayer } from '../../src/convert/index.js';
+import { layerPacking, unpackLayer } from '../../src/ocilayer/index.js';
 import { checkout } from '../support/fixtures.js';
 
 async function* inChunks(bytes: Uint8Array, size: number): AsyncGenerator<Uint8Array> {
@@ -13,7 +13,7 @@ async function* inChunks(bytes: Uint8Array, size: number): AsyncGenerator<Uint8A
 
 async function unpack(bytes: Uint8Array, chunk = 1000): Promise<Buffer> {
   const parts: Uint8Array[] = [];
-  for await (const part of unpackLayer(inChunks(bytes, chunk), 'test')) parts.push(part);
+  for await (const part of unpackLayer(inChunks(bytes, chunk), 'test')) parts.push(part.slice());
   return Buffer.concat(parts);
 }
 
@@ -115,7 +115,7 @@ for (const pack of [gzipSync, compress]) {
 }`;
 
 test('unpackLayer() holds little of a layer that packs ten thousand to one', () => {
-  const module = new URL('../../src/convert/decompress.js', import.meta.url).href;
+  const module = new URL('../../src/ocilayer/unpack-layer.js', import.meta.url).href;
   const { stdout, stderr } = spawnSync(
     process.execPath,
     ['--input-type=module', '-e', unpackBomb, '--', module],

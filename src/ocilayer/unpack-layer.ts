@@ -2,8 +2,8 @@
  * Layer blobs as plain tars. What a blob is, is told by its first bytes: media types of real images are not always
  * true. Damage is an error that says whether the stream ended early or does not hold together.
  */
-import { ConvertError } from '../blob/index.js';
-import { Unzstd } from '../native/index.js';
+import { ChunkRing, ConvertError } from '../blob/index.js';
+import { MOST_WAITING, Unzstd } from '../native/index.js';
 import { gunzip } from './gunzip.js';
 
 /** How a layer blob is packed. */
@@ -26,6 +26,14 @@ function isXz([a, b, c, d]: Uint8Array): boolean {
 
 const INPUT = 64 * 1024;
 const OUTPUT = 256 * 1024;
+/** Unpacked chunks made ahead of the one in use. */
+const AHEAD = 2;
+
+/**
+ * How many more bytes of a layer may be asked for before those of a chunk are used again: for what a digest has waiting, and
+ * for the chunk whose content is still being written.
+ */
+export const PLAIN_KEPT = MOST_WAITING + 4 * OUTPUT;
 
 function damaged(source: string, packing: LayerPacking, cause: unknown): ConvertError {
   const reason = cause instanceof Error ? cause.message : String(cause);
@@ -44,6 +52,8 @@ function damaged(source: string, packing: LayerPacking, cause: unknown): Convert
  * check that it does there is done. Breaking off ends the blob's iteration.
  * @param source how errors name the blob.
  * @param onPacking told before the first bytes.
+ * @returns chunks that stay as they are until {@link PLAIN_KEPT} more bytes have been asked for; those of a plain blob are
+ * the blob's own.
  */
 export async function* unpackLayer(
   blob: AsyncIterable<Uint8Array>,
@@ -72,8 +82,10 @@ export async function* unpackLayer(
     onPacking?.(packing);
     const packed = rest(first, chunks);
     const damage = (problem: unknown): ConvertError => damaged(source, packing, problem);
-    if (packing === 'gzip') yield* readAhead(gunzip(packed, damage), 2);
-    else if (packing === 'zstd') yield* readAhead(unzstd(packed, damage), 2);
+    // Beside what is kept: the chunk in use, and those in the making.
+    const ring = new ChunkRing(OUTPUT, PLAIN_KEPT + (AHEAD + 2) * OUTPUT);
+    if (packing === 'gzip') yield* readAhead(gunzip(packed, damage, ring), AHEAD);
+    else if (packing === 'zstd') yield* readAhead(unzstd(packed, damage, ring), AHEAD);
     else yield* packed;
     // Whatever follows the last member is part of the blob's digest, which its stream checks at the end.
     while ((await chunks.next()).done !== true);
@@ -118,6 +130,7 @@ async function* readAhead<T>(source: AsyncIterable<T>, depth: number): AsyncGene
 async function* unzstd(
   packed: AsyncIterable<Uint8Array>,
   damage: (problem: unknown) => ConvertError,
+  ring: ChunkRing,
 ): AsyncGenerator<Uint8Array, void, undefined> {
   const decoder = new Unzstd();
   let inFrame = false;
@@ -125,15 +138,15 @@ async function* unzstd(
     for (let at = 0; at < chunk.byteLength; at += INPUT) {
       let input = chunk.subarray(at, at + INPUT);
       for (;;) {
-        const output = Buffer.allocUnsafe(OUTPUT);
+        const output = ring.room();
         const { consumed, produced, ended } = await decoder.run(input, output).catch((error: unknown) => {
           throw damage(error);
         });
         input = input.subarray(consumed);
         inFrame = !ended;
-        if (produced > 0) yield output.subarray(0, produced);
+        if (produced > 0) yield ring.take(produced);
         // A full buffer may hide more that needs no further input.
-        if (input.byteLength === 0 && (produced < OUTPUT || !inFrame)) break;
+        if (input.byteLength === 0 && (produced < output.byteLength || !inFrame)) break;
         if (consumed === 0 && produced === 0) throw damage('no progress');
       }
     }

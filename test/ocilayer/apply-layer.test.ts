@@ -2,11 +2,11 @@ import assert from 'node:assert/strict';
 import { createReadStream, readFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import test from 'node:test';
-import { applyLayer, unpackLayer, type LayerCounts } from '../../src/convert/index.js';
+import { applyLayer, unpackLayer, type LayerCounts } from '../../src/ocilayer/index.js';
 import { Ext4Image } from '../../src/native/index.js';
 import { readTar } from '../../src/tar/index.js';
 import { fixture, noFixtures } from '../support/fixtures.js';
-import { assertClean, assertTree, expectedTree, imageTree } from './tree.js';
+import { assertClean, assertTree, expectedTree, imageTree } from '../convert/tree.js';
 
 const MIB = 2 ** 20;
 
