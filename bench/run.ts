@@ -116,7 +116,8 @@ const SECTIONS: Readonly<Record<Section, () => Promise<Report[]>>> = {
       const options = ['--algorithm', algorithm, '--runs', quick ? '1' : '3', '--workdir', '/dev/shm'];
       reports.push({ ...(await bench('convert', tar, ...options)), subject: algorithm });
     }
-    return reports;
+    const tools = join(import.meta.dirname, 'convert', 'tools.js');
+    return [...reports, ...(await scriptReports(process.execPath, tools, tar, quick ? '1' : '3'))];
   },
   attach: async () => {
     const reports: Report[] = [];
