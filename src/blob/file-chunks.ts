@@ -5,7 +5,7 @@ import { ChunkRing } from './chunk-ring.js';
 const STEP = 1 << 20;
 
 /**
- * A file from its beginning to its end, the next piece read while one is used. Memory: `kept` and 20 MiB at most.
+ * A file from its beginning to its end, the next piece read while one is used. Memory: four thirds of `kept`, and 15 MiB.
  * @param kept bytes that may be asked for before a chunk is no longer used by whoever else has it.
  * @throws a system error
  */

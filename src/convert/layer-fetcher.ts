@@ -17,7 +17,7 @@ const LAYERS_AHEAD = 2;
 const MAX_AHEAD = 2 * 2 ** 30;
 /** The new layers need the rest. */
 const SHARE_OF_FREE = 0.25;
-const STEP = 256 * 1024;
+const STEP = 512 * 1024;
 
 async function freeBytes(directory: string): Promise<number> {
   const { bavail, bsize } = await statfs(directory);

@@ -8,7 +8,7 @@ import type { ChunkRing } from '../blob/index.js';
 import { Inflater } from '../native/index.js';
 
 /** Packed bytes given to the decoder at once. */
-const INPUT = 64 * 1024;
+const INPUT = 512 * 1024;
 
 const HAS_CRC = 2;
 const HAS_EXTRA = 4;

@@ -24,8 +24,9 @@ function isXz([a, b, c, d]: Uint8Array): boolean {
   return a === 0xfd && b === 0x37 && c === 0x7a && d === 0x58;
 }
 
-const INPUT = 64 * 1024;
-const OUTPUT = 256 * 1024;
+/** Packed bytes given to a decoder at once, and plain ones taken from it: each time a thread is woken. */
+const INPUT = 512 * 1024;
+const OUTPUT = 1024 * 1024;
 /** Unpacked chunks made ahead of the one in use. */
 const AHEAD = 2;
 
@@ -80,7 +81,8 @@ export async function* unpackLayer(
       });
     const packing = layerPacking(head);
     onPacking?.(packing);
-    const packed = rest(first, chunks);
+    const blobChunks = rest(first, chunks);
+    const packed = packing === 'plain' ? blobChunks : gathered(blobChunks);
     const damage = (problem: unknown): ConvertError => damaged(source, packing, problem);
     // Beside what is kept: the chunk in use, and those in the making.
     const ring = new ChunkRing(OUTPUT, PLAIN_KEPT + (AHEAD + 2) * OUTPUT);
@@ -105,6 +107,28 @@ async function* rest(
     if (next.done === true) return;
     yield next.value;
   }
+}
+
+/** Small chunks, as they come from a network, put together. A chunk stays as it is until the next is asked for. */
+async function* gathered(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array, void, undefined> {
+  const ring = new ChunkRing(INPUT, 0);
+  let used = 0;
+  for await (const chunk of chunks) {
+    if (used === 0 && chunk.byteLength >= INPUT / 2) {
+      yield chunk;
+      continue;
+    }
+    for (let at = 0; at < chunk.byteLength;) {
+      const piece = chunk.subarray(at, at + INPUT - used);
+      ring.room().set(piece, used);
+      at += piece.byteLength;
+      used += piece.byteLength;
+      if (used < INPUT) continue;
+      yield ring.take(used);
+      used = 0;
+    }
+  }
+  if (used > 0) yield ring.take(used);
 }
 
 /** Keeps `depth` items in the making while the taker works: what is made by other threads then runs beside it. */
