@@ -49,7 +49,7 @@ async function convert(
     }
     let applied = 0;
     const codec = zstd ? Codec.ZSTD : Codec.LZ4;
-    const { file: layer, result } = await writeLayer(
+    const { file, result } = await writeLayer(
       image,
       { workDir, uuid: null, parentUuid: null, zfile: { codec, blockSize } },
       async () => {
@@ -58,6 +58,7 @@ async function convert(
         return counts;
       },
     );
+    const layer = await file;
     const ended = performance.now();
     await layer.blob.close();
     const { user, system } = process.cpuUsage(cpu);

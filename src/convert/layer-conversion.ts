@@ -235,7 +235,7 @@ export class LayerConversion {
   }
 
   /** Pushes beside the next layer's work. A failure is kept and ends the conversion at the next layer. */
-  #startPush(index: number, source: Descriptor, counts: LayerCounts, file: LayerFile): void {
+  #startPush(index: number, source: Descriptor, counts: LayerCounts, file: Promise<LayerFile>): void {
     const push = this.#push(index, source, counts, file)
       .catch((error: unknown) => {
         this.#fail(error);
@@ -246,7 +246,13 @@ export class LayerConversion {
     this.#pushes.add(push);
   }
 
-  async #push(index: number, source: Descriptor, counts: LayerCounts, file: LayerFile): Promise<void> {
+  async #push(
+    index: number,
+    source: Descriptor,
+    counts: LayerCounts,
+    made: Promise<LayerFile>,
+  ): Promise<void> {
+    const file = await made;
     try {
       const outcome = await this.#target.pushBlob(file, file.blob, { signal: this.#signal, verified: true });
       const { digest, size, dataSize } = file;

@@ -28,7 +28,7 @@ import {
   type CommitSource,
   type Segments,
 } from '../lsmt/index.js';
-import { digestOfFile, type ChangedRun, type Ext4Image } from '../native/index.js';
+import { digestOfFile, type ChangedRun, type Ext4Image, type PackedRun } from '../native/index.js';
 import { tarWrapperHead, tarWrapperTail, TAR_WRAPPER_HEAD } from '../tar/index.js';
 import { ZFileFile, type ZFileTarget, type ZFileWriterOptions } from '../zfile/index.js';
 
@@ -233,13 +233,20 @@ export class LayerWriter {
     }
   }
 
-  /** Ends the layer. @throws IoError, or FormatError OBD_FORMAT_LIMIT; {@link discard} it then. */
-  async finish(): Promise<LayerFile> {
+  /** Ends the layer: all that the image has to do with it, which can go on to its next one. */
+  async end(): Promise<readonly PackedRun[]> {
+    return inWorkDir(this.#options.workDir, async () => {
+      const runs = await this.#image.endLayer();
+      this.#open = false;
+      return runs;
+    });
+  }
+
+  /** Writes what is left of the blob, after {@link end}. @throws IoError, or FormatError OBD_FORMAT_LIMIT */
+  async finish(runs: readonly PackedRun[]): Promise<LayerFile> {
     const { workDir, signal } = this.#options;
     return inWorkDir(workDir, async () => {
       const zfile = this.#zfile;
-      const runs = await this.#image.endLayer();
-      this.#open = false;
       const dataEnd = zfile.stream.position;
       const fields = { ...this.#options, virtualSize: this.#image.size };
       for (const part of placedLayerTail(runs, dataEnd, fields)) await zfile.write(part);
@@ -264,19 +271,24 @@ export class LayerWriter {
 }
 
 /**
- * Runs `apply`, which changes the image, and gives the layer of that.
+ * Runs `apply`, which changes the image, and gives the layer of that. The blob is finished beside whatever the caller does with
+ * the image: its last blocks, its index, its digest.
  * @throws what `apply` throws; the image can only be closed then
  */
 export async function writeLayer<T>(
   image: Ext4Image,
   options: WriteLayerOptions,
   apply: () => Promise<T>,
-): Promise<{ readonly file: LayerFile; readonly result: T }> {
+): Promise<{ readonly file: Promise<LayerFile>; readonly result: T }> {
   const writer = await LayerWriter.begin(image, options);
   try {
     const result = await apply();
-    return { result, file: await writer.finish() };
-  } finally {
+    const runs = await writer.end();
+    const file = writer.finish(runs).finally(() => writer.discard());
+    file.catch(() => undefined); // Reported where it is awaited, if it is.
+    return { result, file };
+  } catch (error) {
     await writer.discard();
+    throw error;
   }
 }

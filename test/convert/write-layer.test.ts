@@ -83,7 +83,8 @@ class Twins {
     await change(this.plain);
     await this.plain.flush();
     const options = { workDir: this.work, uuid: null, parentUuid: null };
-    const { file } = await writeLayer(this.packed, options, () => change(this.packed));
+    const { file: made } = await writeLayer(this.packed, options, () => change(this.packed));
+    const file = await made;
     const bytes = await bytesOf(file.blob);
     await file.blob.close();
     assert.equal(file.digest, digest(bytes));
