@@ -29,7 +29,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[] | 'anything'>> = {
   snapshotter: ['blob', 'log', 'metrics', 'image'],
   install: ['blob'],
   doctor: ['blob', 'log', 'image', 'registryblob', 'service', 'snapshotter', 'containerd', 'install'],
-  tools: ['blob', 'log', 'native', 'image', 'ocilayer', 'convert', ...formats],
+  tools: ['blob', 'log', 'native', 'image', 'ocilayer', ...formats],
   verify: ['blob', 'native', 'tar', 'tools'],
   report: ['blob', 'image', 'lsmt', 'service', 'verify'],
   bench: ['blob', 'log', 'native', 'cache', 'image', 'blockdev', 'ocilayer', 'convert', ...formats],

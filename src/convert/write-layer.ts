@@ -5,30 +5,11 @@
  * The layer goes to a temporary file without a name, because the wrapper and the ZFile header in front state sizes that
  * are known at the end; the digest is taken from the finished file.
  */
-import { read } from 'node:fs';
 import { open, unlink, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
-import { promisify } from 'node:util';
-import {
-  abortedError,
-  checkRange,
-  FileBlob,
-  FormatError,
-  ioError,
-  isSystemError,
-  SECTOR,
-  type ReadableBlob,
-} from '../blob/index.js';
-import {
-  commitLayer,
-  placedLayerHeader,
-  placedLayerTail,
-  setSegment,
-  SEGMENT_WORDS,
-  type CommitSource,
-  type Segments,
-} from '../lsmt/index.js';
-import { digestOfFile, type ChangedRun, type Ext4Image, type PackedRun } from '../native/index.js';
+import { abortedError, FileBlob, ioError, isSystemError, type ReadableBlob } from '../blob/index.js';
+import { placedLayerHeader, placedLayerTail } from '../lsmt/index.js';
+import { digestOfFile, type Ext4Image, type PackedRun } from '../native/index.js';
 import { tarWrapperHead, tarWrapperTail, TAR_WRAPPER_HEAD } from '../tar/index.js';
 import { ZFileFile, type ZFileTarget, type ZFileWriterOptions } from '../zfile/index.js';
 
@@ -50,64 +31,6 @@ export interface LayerFile {
   readonly dataSize: number;
   /** The blob; its file vanishes when it is closed. The caller closes it. */
   readonly blob: ReadableBlob;
-}
-
-/** Whole sectors of a segment, a multiple of the file system's block: 14 bits would hold 16383. */
-const RUN_SECTORS = 16376;
-const readFd = promisify(read);
-
-/** The ext4 image's work file as a blob. */
-class ImageBlob implements ReadableBlob {
-  readonly name = 'ext4 work file';
-  readonly size: number;
-  readonly #fd: number;
-
-  constructor(image: Ext4Image) {
-    this.size = image.size;
-    this.#fd = image.fd;
-  }
-
-  async read(offset: number, into: Uint8Array): Promise<void> {
-    checkRange(this, offset, into.byteLength);
-    let done = 0;
-    while (done < into.byteLength) {
-      const { bytesRead } = await readFd(this.#fd, into, done, into.byteLength - done, offset + done);
-      if (bytesRead === 0)
-        throw new FormatError(
-          'OBD_FORMAT_TRUNCATED',
-          `Cannot read the ext4 work file at ${offset + done}: it ends`,
-        );
-      done += bytesRead;
-    }
-  }
-
-  /** The image owns the file. */
-  close(): Promise<void> {
-    return Promise.resolve();
-  }
-}
-
-function segmentsOf(runs: readonly ChangedRun[]): Segments {
-  let count = 0;
-  for (const run of runs) count += Math.ceil(run.length / SECTOR / RUN_SECTORS);
-  const words = new Uint32Array(count * SEGMENT_WORDS);
-  let i = 0;
-  for (const { offset, length, zero } of runs) {
-    const end = (offset + length) / SECTOR;
-    for (let at = offset / SECTOR; at < end; at += RUN_SECTORS)
-      setSegment(words, i++, at, Math.min(RUN_SECTORS, end - at), at, zero, 0);
-  }
-  return { words, count };
-}
-
-/** What the current layer of a flushed image changed, as something to commit. */
-export function imageSource(image: Ext4Image, runs: readonly ChangedRun[]): CommitSource {
-  return {
-    name: 'ext4 image',
-    info: { virtualSize: image.size, parentUuid: null },
-    files: [{ blob: new ImageBlob(image), padsLastSector: false }],
-    segments: () => segmentsOf(runs),
-  };
 }
 
 /** A file for reading and writing that has no name: it is gone when it is closed, however the process ends. */
@@ -170,31 +93,6 @@ async function inWorkDir<T>(workDir: string, work: () => Promise<T>): Promise<T>
     return await work();
   } catch (error) {
     throw isSystemError(error) ? ioError(error, `write a layer in "${workDir}"`, workDir) : error;
-  }
-}
-
-/** Writes a layer blob with the content of `source`. */
-export async function packLayer(source: CommitSource, options: WriteLayerOptions): Promise<LayerFile> {
-  const { signal, workDir } = options;
-  const file = new LayerBlobFile(await namelessFile(workDir), workDir);
-  try {
-    return await inWorkDir(workDir, async () => {
-      const zfile = new ZFileFile(file, TAR_WRAPPER_HEAD, options.zfile);
-      try {
-        const commit = await commitLayer(source, zfile, {
-          uuid: options.uuid,
-          parentUuid: options.parentUuid,
-          ...(signal && { signal }),
-        });
-        const storedSize = await zfile.finish();
-        checkAborted(signal);
-        return await file.finish(storedSize, commit.dataSize);
-      } finally {
-        zfile.close();
-      }
-    });
-  } finally {
-    await file.close();
   }
 }
 

@@ -10,13 +10,10 @@
  * appended to a file gets the changed blocks written there by the thread, where nothing shows them, and at the end only
  * their index: they are copied once less.
  */
-import { read } from 'node:fs';
-import { promisify } from 'node:util';
 import { Worker } from 'node:worker_threads';
 import {
   abortedError,
   extentsOf,
-  FormatError,
   OverlaybdError,
   type ReadableBlob,
   type WritableBlob,
@@ -26,6 +23,7 @@ import { WritableLayerStack, type Placement } from '../lsmt/index.js';
 import { ext4SourcePair, type ChangedRun, type PackedRun } from '../native/index.js';
 import type { ApplyJob, ApplyNews } from './apply-worker.js';
 import { BlockSource, dataRuns } from './block-source.js';
+import { readWorkFile } from './work-file.js';
 
 /** How to apply. */
 export interface ApplyLayerOptions {
@@ -46,7 +44,6 @@ export interface AppliedLayer extends LayerCounts {
 }
 
 const STEP = 1 << 20;
-const readFd = promisify(read);
 
 /**
  * Applies the layer in the file `input` (tar, tar.gz, tar.zst; may be a FIFO) to the disk, durably.
@@ -202,7 +199,7 @@ async function copyRuns(
         if (signal?.aborted === true) throw abortedError('apply a layer', signal);
         const bytes = buffers[turn === 0 ? 0 : 1].subarray(0, Math.min(STEP, offset + length - at));
         turn ^= 1;
-        await readAll(fd, at, bytes);
+        await readWorkFile(fd, at, bytes);
         await writing;
         writing = disk.write(at, bytes);
         // Its failure is reported by the await above or below; until then it is not unhandled.
@@ -213,18 +210,6 @@ async function copyRuns(
     await writing;
   }
   return changed;
-}
-
-async function readAll(fd: number, offset: number, into: Uint8Array): Promise<void> {
-  for (let done = 0; done < into.byteLength;) {
-    const { bytesRead } = await readFd(fd, into, done, into.byteLength - done, offset + done);
-    if (bytesRead === 0)
-      throw new FormatError(
-        'OBD_FORMAT_TRUNCATED',
-        `Cannot read the ext4 work file at ${offset + done}: it ends`,
-      );
-    done += bytesRead;
-  }
 }
 
 /** Writes all of one disk onto another, which is at least as large; what is a hole there becomes one here. */

@@ -11,6 +11,7 @@ import {
 } from '../lsmt/index.js';
 import { Ext4Image } from '../native/index.js';
 import { writeOutput } from './output-file.js';
+import { readWorkFile } from './work-file.js';
 
 /** What to make. */
 export interface CreateLayerOptions {
@@ -111,19 +112,17 @@ async function copyFileSystem(
   write: (offset: number, bytes: Uint8Array) => Promise<void>,
   bare = false,
 ): Promise<void> {
-  const { imageSource } = await import('../convert/index.js'); // much, and wanted for file systems only
   const image = await Ext4Image.format(workDir, size - (size % 4096));
   try {
     if (bare) await image.removeTree(Ext4Image.ROOT, 'lost+found');
     await image.flush();
     const runs = await image.changes();
-    const file = imageSource(image, runs).files[0]?.blob;
     const buffer = new Uint8Array(STEP);
     for (const { offset, length, zero } of runs) {
       if (zero) continue;
       for (let done = 0; done < length; done += STEP) {
         const bytes = buffer.subarray(0, Math.min(STEP, length - done));
-        await file?.read(offset + done, bytes);
+        await readWorkFile(image.fd, offset + done, bytes);
         await write(offset + done, bytes);
       }
     }

@@ -1,16 +1,15 @@
 import assert from 'node:assert/strict';
-import { createReadStream, readFileSync, readdirSync, readSync } from 'node:fs';
-import { join } from 'node:path';
+import { createReadStream, readdirSync, readSync } from 'node:fs';
 import test, { type TestContext } from 'node:test';
-import { FileBlob, MemoryBlob, type ReadableBlob } from '../../src/blob/index.js';
-import { packLayer, writeLayer, type LayerFile } from '../../src/convert/index.js';
-import { layerSource, LayerStack, openSealedLayer, type SealedLayer } from '../../src/lsmt/index.js';
+import { MemoryBlob, type ReadableBlob } from '../../src/blob/index.js';
+import { writeLayer, type LayerFile } from '../../src/convert/index.js';
+import { LayerStack, openSealedLayer, type SealedLayer } from '../../src/lsmt/index.js';
 import { Ext4Image, FileType } from '../../src/native/index.js';
 import { applyLayer, unpackLayer } from '../../src/ocilayer/index.js';
 import { readTar, tarPayload } from '../../src/tar/index.js';
 import { ZFileReader } from '../../src/zfile/index.js';
 import { fixture, noFixtures } from '../support/fixtures.js';
-import { tempDir, unpackFixture } from '../support/unpack.js';
+import { tempDir } from '../support/unpack.js';
 import { digest } from './make-image.js';
 
 const MIB = 2 ** 20;
@@ -20,24 +19,6 @@ async function bytesOf(blob: ReadableBlob): Promise<Buffer> {
   await blob.read(0, bytes);
   return bytes;
 }
-
-for (const layer of ['layer1', 'layer2', 'layer3'])
-  test(`packLayer() gives the bytes of the reference for ${layer}`, { skip: noFixtures }, async (t) => {
-    const work = tempDir(t);
-    const sealed = join(unpackFixture(t, 'small', 'sealed'), `${layer}.sealed`);
-    const source = await openSealedLayer(await FileBlob.open(sealed));
-    const { blob, ...layerFile } = await packLayer(
-      { ...layerSource(source), diskTags: source.files.map(() => 0) },
-      { workDir: work, uuid: null, parentUuid: null },
-    );
-    const golden = readFileSync(fixture('small', 'native-lz4', `${layer}.tar`));
-    assert.equal(layerFile.size, golden.length);
-    assert.ok((await bytesOf(blob)).equals(golden));
-    assert.equal(layerFile.digest, digest(golden));
-    assert.deepEqual(readdirSync(work), [], 'the work file has no name');
-    await blob.close();
-    await source.close();
-  });
 
 /** Fails unless a stack of layers has, byte for byte, the disk of an image whose file holds everything. */
 async function assertSameDisk(layers: readonly SealedLayer[], plain: Ext4Image, what: string): Promise<void> {
