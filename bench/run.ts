@@ -8,7 +8,8 @@ import { circumstances, tableOf, type Report, type Row } from '../src/bench/inde
 import { formatTable } from '../src/cli/units.js';
 import { packageRoot } from '../src/native/index.js';
 import { writePerformancePage } from './support/performance-page.js';
-import { RESULTS, type Section } from './support/results.js';
+import { GARBAGE, RESULTS, type Section } from './support/results.js';
+import { workerGarbage } from './support/worker-garbage.js';
 
 const exec = promisify(execFile);
 const flags = process.argv.slice(2).filter((argument) => argument.startsWith('--'));
@@ -94,7 +95,7 @@ const SECTIONS: Readonly<Record<Section, () => Promise<Report[]>>> = {
     const yardstick = ['--yardstick', await image('raw')];
     const many = ['--seconds', quick ? '0.3' : '1', '--runs', quick ? '1' : '20', '--depth', '1'];
     const report = together([await bench('ring', path, ...many, ...yardstick)], 'raw');
-    return [{ ...report, rows: [...report.rows, await garbageCollections(path)] }];
+    return [{ ...report, rows: [...report.rows, ...(await garbageCollections())] }];
   },
   open: async () => {
     const reports: Report[] = [];
@@ -153,23 +154,17 @@ async function scriptReports(program: string, ...args: string[]): Promise<Report
   return reports;
 }
 
-/** The garbage collector's work in all threads while reads go on, after the first two seconds. */
-async function garbageCollections(path: string): Promise<Row> {
-  const length = quick ? 3 : 12;
-  const options = ['--depth', '32', '--seconds', String(length), '--warm-up', '0'];
-  const output = await run(
-    process.execPath,
-    ...['--trace-gc', join(packageRoot, 'dist', 'bench', 'support', 'obd.js')],
-    ...['bench', 'ring', path, ...options],
-  );
-  const isolates = new Map<string, number>();
-  for (const [, isolate = '', ms = '0'] of output.matchAll(/^\[\d+:(0x[0-9a-f]+)\]\s+(\d+) ms:/gm))
-    isolates.set(isolate, (isolates.get(isolate) ?? 0) + (Number(ms) > 2000 ? 1 : 0));
-  const later = [...isolates.values()].reduce((sum, n) => sum + n, 0);
-  return {
-    name: `garbage collections of ${isolates.size} threads in ${length - 2} s of reads`,
-    collections: later,
-  };
+/** How often the I/O workers collect garbage while they serve. */
+async function garbageCollections(): Promise<Row[]> {
+  const rows: Row[] = [];
+  const [seconds, counted] = quick ? [4, 2] : [14, 10];
+  for (const name of [...IMAGES, 'layers-33'])
+    for (const depth of [1, 32]) {
+      const { times } = await workerGarbage({ image: await image(`${name}.json`), depth, seconds, counted });
+      rows.push({ name: `${GARBAGE} in ${counted} s: ${name}, QD${depth}`, collections: times.length });
+    }
+  process.stdout.write(`${formatTable(tableOf(rows))}\n`);
+  return rows;
 }
 
 /** The table that bench/device/tcmu-vm prints, as rows: a line of disks, then for each load a figure per disk and a unit. */

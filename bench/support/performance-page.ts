@@ -13,7 +13,7 @@ import {
   TCMU_REFERENCE,
   type Reference,
 } from './reference.js';
-import { numberOf, readResults, rowOf } from './results.js';
+import { GARBAGE, numberOf, readResults, rowOf } from './results.js';
 
 const DOCS = join(packageRoot, 'docs');
 const PLOTS = join(DOCS, 'performance');
@@ -144,14 +144,19 @@ async function tail(): Promise<string> {
     title,
     ...['iops', 'p50Us', 'p99Us', 'p999Us', 'cpu'].map((key) => numberOf(row, key)),
   ];
-  const collections = report.rows.find((row) => row.name.startsWith('garbage'));
+  const garbage = report.rows.filter((row) => row.name.startsWith(GARBAGE));
+  const [first] = garbage;
   return section(
     'Tail, and garbage',
     'One read at a time of an uncompressed image, from the page cache, beside a loop that is all C on the same ring in the same run (`native/plain_server.c`: one blocking `preadv` after the other).',
     table(['', 'IOPS', 'P50 µs', 'P99 µs', 'P99.9 µs', 'CPU'], [line('ours', ours), line('all in C', inC)]),
-    collections === undefined
+    first === undefined ? '' : `Under load, of I/O workers that are warm (\`--trace-gc\`):`,
+    first === undefined
       ? ''
-      : `Under load (QD32, \`--trace-gc\`): ${collections.name}: **${String(collections['collections'])}**.`,
+      : table(
+          ['', 'collections'],
+          garbage.map((row) => [row.name, numberOf(row, 'collections')]),
+        ),
     madeWith(reports),
   );
 }

@@ -22,6 +22,9 @@ export type Section =
   | 'tcmu'
   | 'cold-start';
 
+/** How the names of rows begin that count collections (worker-garbage.ts). */
+export const GARBAGE = "I/O workers' garbage collections";
+
 /** The reports of a section; none if it was never run. */
 export function readResults(section: Section): readonly Report[] {
   const path = join(RESULTS, `${section}.json`);
