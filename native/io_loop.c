@@ -20,6 +20,7 @@ int io_loop_create(int wake_fd, struct io_loop **out)
         return -ENOMEM;
     loop->wake_fd = wake_fd;
     io_clock_start(&loop->clock);
+    io_spin_init(&loop->spin, io_pool_processors());
     loop->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     loop->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     int r = loop->epoll_fd < 0 || loop->done_fd < 0 ? -errno : 0;
@@ -208,6 +209,7 @@ void io_loop_end(struct io_loop *loop, uint32_t index, struct slot *slot, int st
 {
     struct served *s = loop->queues[index];
     s->in_flight--;
+    loop->answered |= s->queue->ops->waits != NULL;
     if (s->meter) { // first: who sees the answer may look here next
         io_meter_add(s->meter, &loop->clock, slot->cause, slot->began, file_speed_ticks(),
                      slot->command.length, status);

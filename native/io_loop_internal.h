@@ -5,6 +5,7 @@
 #include "file_speed.h"
 #include "io_loop.h"
 #include "io_pool.h"
+#include "io_spin.h"
 
 // STAGED: one of a few reads that are about to be made; RETRIED: to be handed back at the next report
 enum { FREE = 0, WITH_JS, STAGED, IN_POOL, RETRIED };
@@ -66,6 +67,8 @@ struct io_loop {
     uint64_t pool_seq;
     struct io_loop_stats stats;
     struct io_clock clock;
+    struct io_spin spin;
+    int answered; // a command of a queue that can be looked at, since the last wait
 };
 
 // io_loop.c

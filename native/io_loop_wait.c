@@ -97,6 +97,44 @@ static int report(struct io_loop *loop, struct io_event *events, int max)
     return n;
 }
 
+// Looks for commands for a short time. True: a queue has some, and is hot.
+static int look(struct io_loop *loop, uint64_t began)
+{
+    for (;;) {
+        for (uint32_t i = 0; i < loop->queue_end; i++) {
+            struct served *s = loop->queues[i];
+            if (s && s->polled && s->queue->ops->waits && s->queue->ops->waits(s->queue)) {
+                io_loop_set_hot(loop, s, 1);
+                return 1;
+            }
+        }
+        if (io_clock_ns(&loop->clock, file_speed_ticks() - began) >= IO_SPIN_NS)
+            return 0;
+        io_spin_relax();
+    }
+}
+
+// Sleeps until there is something to do, or finds it before (io_spin.h). As epoll_wait.
+static int sleep_or_look(struct io_loop *loop, struct epoll_event *ready, int timeout_ms)
+{
+    // With commands in the pool the processors have something better to do.
+    const int asked = timeout_ms != 0 && loop->answered && !loop->oldest;
+    const uint64_t began = file_speed_ticks();
+    if (timeout_ms != 0)
+        loop->answered = 0;
+    int found = 0;
+    if (asked && io_spin_begin(&loop->spin)) {
+        found = look(loop, began);
+        io_spin_end();
+    }
+    if (found)
+        io_spin_came(&loop->spin, io_clock_ns(&loop->clock, file_speed_ticks() - began));
+    int count = epoll_wait(loop->epoll_fd, ready, READY_AT_ONCE, found ? 0 : timeout_ms);
+    if (asked && !found && count > 0 && ready[0].data.u32 < IO_MAX_QUEUES)
+        io_spin_came(&loop->spin, io_clock_ns(&loop->clock, file_speed_ticks() - began));
+    return count;
+}
+
 int io_loop_wait(struct io_loop *loop, struct io_event *events, int max, int timeout_ms)
 {
     struct epoll_event ready[READY_AT_ONCE];
@@ -105,7 +143,7 @@ int io_loop_wait(struct io_loop *loop, struct io_event *events, int max, int tim
         timeout_ms = 0;
     if (timeout_ms != 0 && loop->oldest && !io_pool_may_sleep(loop->pool))
         timeout_ms = 0;
-    int count = epoll_wait(loop->epoll_fd, ready, READY_AT_ONCE, timeout_ms);
+    int count = sleep_or_look(loop, ready, timeout_ms);
     if (count < 0 && errno != EINTR)
         return -errno;
     int n = 0;

@@ -62,6 +62,13 @@ static inline void io_clock_check(struct io_clock *clock, uint64_t now)
         io_clock_measure(clock, now);
 }
 
+// So many ticks in nanoseconds.
+static inline uint64_t io_clock_ns(const struct io_clock *clock, uint64_t ticks)
+{
+    // In two steps, so that an hour does not overflow.
+    return (ticks >> 24) * clock->rate + ((ticks & 0xffffff) * clock->rate >> 24);
+}
+
 // A time of so many nanoseconds belongs here.
 static inline unsigned io_meter_bucket(uint64_t ns)
 {
@@ -77,8 +84,7 @@ static inline void io_meter_add(struct io_meter *meter, const struct io_clock *c
                                 uint64_t began, uint64_t now, uint64_t bytes, int status)
 {
     uint64_t ticks = now > began ? now - began : 0;
-    // In two steps, so that an hour does not overflow.
-    uint64_t ns = (ticks >> 24) * clock->rate + ((ticks & 0xffffff) * clock->rate >> 24);
+    uint64_t ns = io_clock_ns(clock, ticks);
     struct io_meter_cause *c = &meter->causes[cause];
     c->count++;
     c->nanoseconds += (double)ns;

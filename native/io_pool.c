@@ -86,6 +86,12 @@ static void *run(void *arg)
     return NULL;
 }
 
+int io_pool_processors(void)
+{
+    cpu_set_t cpus;
+    return sched_getaffinity(0, sizeof cpus, &cpus) == 0 ? CPU_COUNT(&cpus) : 1;
+}
+
 int io_pool_create(int done_fd, struct io_pool **out)
 {
     struct io_pool *pool = calloc(1, sizeof *pool);
@@ -96,9 +102,8 @@ int io_pool_create(int done_fd, struct io_pool **out)
     pool->waits.last = &pool->waits.first;
     pool->computes.last = &pool->computes.first;
     pool->done_fd = done_fd;
-    cpu_set_t cpus;
-    int count = sched_getaffinity(0, sizeof cpus, &cpus) == 0 ? CPU_COUNT(&cpus) : 1;
-    pool->helpers = count - 1 < IO_POOL_HELPERS ? count - 1 : IO_POOL_HELPERS;
+    int others = io_pool_processors() - 1;
+    pool->helpers = others < IO_POOL_HELPERS ? others : IO_POOL_HELPERS;
     *out = pool;
     return 0;
 }

@@ -25,6 +25,9 @@ struct io_job {
 
 struct io_pool;
 
+// Processors that this thread may run on.
+int io_pool_processors(void);
+
 // done_fd: an eventfd that the pool adds 1 to when a job ends and the loop sleeps. 0 or -errno.
 int io_pool_create(int done_fd, struct io_pool **out);
 void io_pool_destroy(struct io_pool *pool); // ends the threads; jobs not begun are dropped with the rest

@@ -35,6 +35,8 @@ struct io_queue_ops {
     void (*complete)(struct io_queue *q, uint32_t id, int status);
     // Called once after a batch of completions: tell the other side.
     void (*kick)(struct io_queue *q);
+    // Whether fetch would find something, told by one look at memory; NULL where that takes a system call.
+    int (*waits)(struct io_queue *q);
     // Releases everything. No command is in flight, unless the loop itself ends: those are then abandoned.
     void (*destroy)(struct io_queue *q);
 };

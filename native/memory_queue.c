@@ -131,7 +131,7 @@ static void destroy(struct io_queue *q)
         free_queue(m);
 }
 
-static const struct io_queue_ops ops = {fetch, buffers, complete, kick, destroy};
+static const struct io_queue_ops ops = {fetch, buffers, complete, kick, NULL, destroy};
 
 int memory_queue_create(uint64_t size, int read_only, void (*notify)(void *), void *context,
                         struct memory_queue **out)

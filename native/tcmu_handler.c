@@ -165,6 +165,13 @@ static void complete(struct io_queue *q, uint32_t id, int status)
     t->free_slot = (int)id;
 }
 
+// What has no slot to go to waits for one.
+static int waits(struct io_queue *q)
+{
+    struct tcmu_queue *t = (struct tcmu_queue *)q;
+    return t->free_slot >= 0 && tcmu_ring_waits(&t->ring);
+}
+
 static void destroy(struct io_queue *q)
 {
     struct tcmu_queue *t = (struct tcmu_queue *)q;
@@ -175,7 +182,7 @@ static void destroy(struct io_queue *q)
     free(t);
 }
 
-static const struct io_queue_ops ops = {fetch, buffers, complete, kick, destroy};
+static const struct io_queue_ops ops = {fetch, buffers, complete, kick, waits, destroy};
 
 int tcmu_queue_create(int fd, void *map, size_t map_size, const struct tcmu_options *options,
                       struct io_queue **out)

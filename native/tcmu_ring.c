@@ -120,6 +120,11 @@ static int copy_request(struct tcmu_ring *ring, const unsigned char *entry, uint
     return 0;
 }
 
+int tcmu_ring_waits(const struct tcmu_ring *ring)
+{
+    return load32(&((const struct tcmu_mailbox *)ring->map)->cmd_head) != ring->next;
+}
+
 int tcmu_ring_next(struct tcmu_ring *ring, struct tcmu_request *request)
 {
     for (;;) {

@@ -44,6 +44,8 @@ int tcmu_ring_init(struct tcmu_ring *ring, void *map, size_t map_size);
 // Takes the next command: 1; 0 when there is none; -EPROTO; -ENOMEM. Entries that are no commands are passed
 // over.
 int tcmu_ring_next(struct tcmu_ring *ring, struct tcmu_request *request);
+// True if there is an entry that was not looked at.
+int tcmu_ring_waits(const struct tcmu_ring *ring);
 // Answers a command. sense: TCMU_SENSE_LENGTH bytes, or NULL unless the status is CHECK CONDITION. 0 or
 // -EPROTO.
 int tcmu_ring_complete(struct tcmu_ring *ring, uint16_t id, uint8_t scsi_status, const uint8_t *sense);

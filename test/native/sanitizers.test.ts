@@ -8,7 +8,7 @@ import test, { after } from 'node:test';
 import { checkout } from '../support/fixtures.js';
 
 const SOURCES =
-  'io_loop io_loop_plan io_loop_wait io_meter io_pool io_queue io_stage executor read_steps block_cache codec crc32c fake_ring fake_ring_load load_meter tcmu_ring tcmu_handler scsi scsi_identity segment_merge'.split(
+  'io_loop io_loop_plan io_loop_wait io_meter io_pool io_queue io_spin io_stage executor read_steps block_cache codec crc32c fake_ring fake_ring_load load_meter tcmu_ring tcmu_handler scsi scsi_identity segment_merge'.split(
     ' ',
   );
 const dir = mkdtempSync(join(tmpdir(), 'obd-stress-'));
