@@ -1,4 +1,5 @@
 #include "fake_ring_internal.h"
+#include "io_spin.h"
 #include "tcmu_handler.h"
 #include "tcmu_uapi.h"
 #include <errno.h>
@@ -218,6 +219,22 @@ int fake_ring_wait_kick(struct fake_ring *f)
     char any[256];
     ssize_t n = read(f->fd, any, sizeof any);
     return n > 0;
+}
+
+int fake_ring_look(struct fake_ring *f)
+{
+    const uint64_t end = load_now() + LOOK_NS;
+    do {
+        if (f->cleaned != __atomic_load_n(&mailbox(f)->cmd_tail, __ATOMIC_ACQUIRE)) {
+            // Its kick may be on the way; those that came are taken, so that there is room for more.
+            char any[256];
+            ssize_t n = recv(f->fd, any, sizeof any, MSG_DONTWAIT);
+            (void)n;
+            return 1;
+        }
+        io_spin_relax();
+    } while (load_now() < end);
+    return 0;
 }
 
 void fake_ring_put_cdb(uint8_t *cdb, int opcode, uint64_t lba, uint32_t count)

@@ -10,6 +10,7 @@ enum {
     MAX_DEPTH = 1024,
     MAX_BLOCKS = 1024, // of one command
     PATIENCE_MS = 10000,
+    LOOK_NS = 30000, // looks for an answer so long before it sleeps, if it looks
 };
 
 struct command {
@@ -42,3 +43,5 @@ void fake_ring_wake(struct fake_ring *f);
 int fake_ring_reap(struct fake_ring *f);
 void fake_ring_release(struct fake_ring *f, struct command *c);
 int fake_ring_wait_kick(struct fake_ring *f); // false after PATIENCE_MS without one
+// Looks for an answer for LOOK_NS. False if there is none yet.
+int fake_ring_look(struct fake_ring *f);
