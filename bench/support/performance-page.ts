@@ -118,9 +118,9 @@ async function reads(): Promise<string> {
     'Reads of local data',
     `The image is an empty ext4 of 64 GiB and one layer of about 580 MB with a Debian root, in four ways of storing it
 (\`bench/images\`); places that hold data are read. The reference's figures are those of its library called directly on one core, ours go
-through a whole TCMU ring: a thread plays the kernel, one I/O worker answers (\`obd bench ring\`). With one
-command at a time that thread looks for the answer for 30 µs before it sleeps, so that the worker is measured and not how long the machine
-takes to wake a program. CPU is that of the process without
+through a whole TCMU ring: a thread plays the kernel, one I/O worker answers (\`obd bench ring\`). That thread
+looks for answers for 30 µs before it sleeps, while that finds some, so that the worker is measured and not how long the machine takes to
+wake a program. CPU is that of the process without
 the thread that plays the kernel: “CPU µs each” is what a read costs, and hardly depends on who else works on the machine. Local reads stay within 8 MiB for 4096 reads. The gzip layer is a TurboOCI
 one: a Debian root as a .tar.gz with an index, all of it read once before.`,
     await plot('reads', "Reads, as multiples of the reference's library (tick: our goal)", bars, 1),
