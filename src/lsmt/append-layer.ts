@@ -20,7 +20,7 @@ import { blockError, HEADER_SECTORS, HEADER_SIZE, HeaderFlag } from './format.js
 import { LogWriter, replayLog, type LogRecord, type Recovery } from './index-log.js';
 import { rewrittenName } from './index-rewrite.js';
 import type { DataFile, LayerInfo } from './layer.js';
-import type { PlacedRun } from './placed-layer.js';
+import { appendPlaced, MAX_RECORDS, MAX_WRITE, type Placement } from './placement.js';
 import { RwFile } from './rw-file.js';
 import {
   infoOf,
@@ -35,47 +35,13 @@ import {
 import { cutSeal, sealDataFile } from './seal-layer.js';
 import { MAX_SEGMENT_SECTORS, type Segments } from './segment.js';
 import { SegmentMap } from './segment-map.js';
-import type { LayerUsage, SealableLayer } from './writable-layer.js';
+import type { LayerUsage, OpenLayerOptions, SealableLayer } from './writable-layer.js';
 
 /** The two files of an append layer. */
 export interface LayerPaths {
   readonly data: string;
   readonly index: string;
 }
-
-/** How a writable layer is opened. */
-export interface OpenLayerOptions {
-  /** `read` changes nothing on disk, and others may read at the same time. Default `write`. */
-  readonly mode?: 'read' | 'write';
-  /** To read what a device has open for writing; the caller knows that nothing is written. */
-  readonly unlocked?: boolean;
-  /** Refuse a damaged log instead of showing the state before the damage. */
-  readonly strict?: boolean;
-  /** Most records of an append layer's log; smaller only in tests. */
-  readonly maxRecords?: number;
-}
-
-/** Data that somebody else writes behind what a layer's data file holds. Ends with one of its two methods. */
-export interface Placement {
-  /** Of the data file, which stays the layer's. */
-  readonly fd: number;
-  /** Byte of the data file where the first one goes. */
-  readonly offset: number;
-  /**
-   * Shows the data: what was written is the layer's from then on, as if it had been stored.
-   * @param runs disjoint; their positions count from {@link offset}.
-   * @param length bytes that were written.
-   * @throws IoError; the layer shows none of it, or the first runs
-   */
-  finish(runs: readonly PlacedRun[], length: number): Promise<void>;
-  /** Cuts off what was written; nothing once {@link finish} was called. */
-  abandon(): Promise<void>;
-}
-
-/** Most bytes of one record's data. */
-const MAX_WRITE = 4 << 20;
-/** Records handed to the log at once. */
-const MAX_RECORDS = 4096;
 
 /** A log-structured writable layer on two files. */
 export class AppendLayer implements SealableLayer {
@@ -283,7 +249,7 @@ export class AppendLayer implements SealableLayer {
         this.#data.grewTo(offset + length);
         this.#tail = this.#written = roundUp(offset + length, SECTOR);
         this.#placing = false;
-        await this.#show(runs, offset);
+        await appendPlaced(this.#log, runs, offset);
       },
       abandon: async () => {
         if (finished) return;
@@ -291,23 +257,6 @@ export class AppendLayer implements SealableLayer {
         this.#placing = false;
       },
     };
-  }
-
-  async #show(runs: readonly PlacedRun[], start: number): Promise<void> {
-    let records: LogRecord[] = [];
-    for (const { offset, length, position } of runs)
-      for (let done = 0; done < length; done += MAX_WRITE) {
-        records.push({
-          offset: (offset + done) / SECTOR,
-          length: Math.min(MAX_WRITE, length - done) / SECTOR,
-          moffset: position === undefined ? 0 : (start + position + done) / SECTOR,
-          zeroed: position === undefined,
-        });
-        if (records.length < MAX_RECORDS) continue;
-        await this.#log.append(records);
-        records = [];
-      }
-    await this.#log.append(records);
   }
 
   async flush(): Promise<void> {

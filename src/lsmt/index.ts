@@ -10,6 +10,7 @@ export * from './merge-index.js';
 export * from './open-writable.js';
 export { Page, PAGE_SECTORS } from './page-table.js';
 export * from './placed-layer.js';
+export type { Placement } from './placement.js';
 export { syncDirectoryOf, type NewLayerOptions } from './rw-header.js';
 export * from './scratch-layer.js';
 export { sealedInPlace, unsealDataFile } from './seal-layer.js';

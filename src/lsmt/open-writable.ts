@@ -1,8 +1,9 @@
-import { AppendLayer, type OpenLayerOptions } from './append-layer.js';
+import { AppendLayer } from './append-layer.js';
 import { HeaderFlag } from './format.js';
 import { RwFile } from './rw-file.js';
 import { readRwHeader } from './rw-header.js';
 import { SparseLayer } from './sparse-layer.js';
+import type { OpenLayerOptions } from './writable-layer.js';
 
 /** The files of an image's upper, as `overlaybd.json` names them. */
 export interface UpperPaths {

@@ -13,7 +13,6 @@ import { setImmediate } from 'node:timers/promises';
 import { SECTOR } from '../blob/index.js';
 import { dataExtents, punchHole } from '../native/index.js';
 import { blockError, HEADER_SECTORS, HEADER_SIZE, HeaderFlag } from './format.js';
-import type { OpenLayerOptions } from './append-layer.js';
 import type { DataFile, LayerInfo } from './layer.js';
 import { RwFile } from './rw-file.js';
 import {
@@ -29,7 +28,7 @@ import {
 import { cutSeal, sealDataFile } from './seal-layer.js';
 import type { Segments } from './segment.js';
 import { SegmentMap } from './segment-map.js';
-import type { SealableLayer } from './writable-layer.js';
+import type { OpenLayerOptions, SealableLayer } from './writable-layer.js';
 
 /** Zeroes written at once. */
 const ZEROES = new Uint8Array(1 << 18);

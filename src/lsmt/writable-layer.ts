@@ -2,6 +2,18 @@ import type { CommitSource } from './commit-layer.js';
 import type { DataFile, LayerInfo } from './layer.js';
 import type { SegmentMap } from './segment-map.js';
 
+/** How a writable layer is opened. */
+export interface OpenLayerOptions {
+  /** `read` changes nothing on disk, and others may read at the same time. Default `write`. */
+  readonly mode?: 'read' | 'write';
+  /** To read what a device has open for writing; the caller knows that nothing is written. */
+  readonly unlocked?: boolean;
+  /** Refuse a damaged log instead of showing the state before the damage. */
+  readonly strict?: boolean;
+  /** Most records of an append layer's log; smaller only in tests. */
+  readonly maxRecords?: number;
+}
+
 /** What a log-structured layer takes, and for how much. */
 export interface LayerUsage {
   /** Bytes of the data file behind its header, freed ones included. */

@@ -20,12 +20,13 @@ import {
   type ReadOptions,
   type WritableBlob,
 } from '../blob/index.js';
-import { AppendLayer, type Placement } from './append-layer.js';
+import { AppendLayer } from './append-layer.js';
 import type { CompactOptions, CompactResult } from './compaction.js';
 import type { DataFile, Layer } from './layer.js';
 import { extentsOfIndex, mergedIndex, stackVirtualSize, type LayerStackOptions } from './layer-stack.js';
 import { Epoch } from './epoch.js';
 import { PageTable } from './page-table.js';
+import type { Placement } from './placement.js';
 import { RangeLock } from './range-lock.js';
 import { HOLE, SegmentIndex, SegmentList } from './segment-index.js';
 import { readSegments } from './segment-reader.js';
