@@ -24,6 +24,9 @@ export interface DeviceCounters {
 const READS = [IoCause.LOCAL, IoCause.DECODED, IoCause.DISK, IoCause.GENERAL];
 const LOCAL_READS = [IoCause.LOCAL, IoCause.DECODED, IoCause.DISK];
 
+/** Told of each device that begins to be served. What it gives back is called when the device is served no more. */
+export type OnServed = (meter: DeviceMeter) => () => void;
+
 /**
  * What one device's commands were and how long they took. Counted where they end: by the I/O loop's thread (native code
  * writes to {@link words}), or here, for devices that are served in JavaScript. Anybody may read at any time.

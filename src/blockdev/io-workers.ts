@@ -7,7 +7,7 @@ import type { Logger } from '../log/index.js';
 import { STOP, WAKE, discardQueue, eventFd } from '../native/index.js';
 import type { BlockDevice } from './block-device.js';
 import { CommandServer } from './command-server.js';
-import { DeviceMeter, type DeviceCounters } from './device-meter.js';
+import { DeviceMeter, type DeviceCounters, type OnServed } from './device-meter.js';
 import type { DeviceHealth, IoGuard } from './io-guard.js';
 import type { CommandAnswer, FromWorker, ToWorker, WorkerSetup } from './io-protocol.js';
 import { Status } from './sense.js';
@@ -21,6 +21,7 @@ export interface IoWorkersOptions {
   readonly plannerModule?: string;
   /** Told when a worker dies. Default: throw, which ends the process; its devices live on and the next process adopts them. */
   readonly onFatal?: (error: Error) => void;
+  readonly onServed?: OnServed | undefined;
 }
 
 /** A queue that a worker serves. */
@@ -215,11 +216,13 @@ function wake(fd: number, amount: bigint): void {
 export class IoWorkers {
   readonly #workers: readonly IoWorker[];
   readonly #logger: Logger;
+  readonly #onServed: OnServed | undefined;
   #lastDevice = 0;
   #closed = false;
 
   constructor(options: IoWorkersOptions) {
     this.#logger = options.logger;
+    this.#onServed = options.onServed;
     const count = options.count ?? Math.min(availableParallelism(), 4);
     const fatal = (error: Error): void => {
       this.#logger.error({ err: error }, 'an I/O worker died; ending so that the next process takes over');
@@ -259,6 +262,7 @@ export class IoWorkers {
         worker.request((request) => ({ type: 'replan', request, device: number, planner })),
       );
       void queue.gone.then(forget);
+      void queue.gone.then(this.#onServed?.(queue.meter));
       return queue;
     } catch (error) {
       worker.queues.delete(number);

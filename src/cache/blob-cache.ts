@@ -105,7 +105,8 @@ export class BlobCache {
     unstoredBytes: 0,
   };
   readonly #uncommitted = new Set<SharedBlob>();
-  readonly #timer: NodeJS.Timeout;
+  /** Of the next round; none while nothing waits for one: an idle cache does not wake up. */
+  #timer: NodeJS.Timeout | undefined;
   readonly #minFree: number;
   #committing: Promise<void> | undefined;
   #closed = false;
@@ -152,9 +153,9 @@ export class BlobCache {
         this.#uncommitted.add(blob);
         const bytes = (blob.file?.dirtyCount ?? 0) * blob.unitSize;
         if (bytes >= (options.commitBytes ?? 64 << 20)) void this.#commit();
+        else this.#commitLater();
       },
     };
-    this.#timer = setInterval(() => void this.#commit(), options.commitIntervalMs ?? 1000).unref();
   }
 
   /**
@@ -172,7 +173,6 @@ export class BlobCache {
       await makeDirectory(cache.dir, 0o755);
       await cache.#evictor.start();
     } catch (error) {
-      clearInterval(cache.#timer);
       throw ioError(error, `open cache directory "${options.dir}"`, options.dir);
     }
     return cache;
@@ -304,8 +304,20 @@ export class BlobCache {
     return true;
   }
 
+  /** Has a round begin within an interval from now, if one is needed. A round that is under way asks again at its end. */
+  #commitLater(): void {
+    if (this.#closed || this.#committing || this.#uncommitted.size === 0) return;
+    this.#timer ??= setTimeout(() => void this.#commit(), this.#options.commitIntervalMs ?? 1000).unref();
+  }
+
+  #stopTimer(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+  }
+
   /** One round over all blobs at a time; fdatasync is slow. Never rejects. */
   #commit(): Promise<void> {
+    this.#stopTimer();
     this.#committing ??= (async () => {
       for (const blob of [...this.#uncommitted]) {
         this.#uncommitted.delete(blob);
@@ -315,7 +327,10 @@ export class BlobCache {
           this.#health.failed('commit', blob.file?.path ?? blob.key, error);
         }
       }
-    })().finally(() => (this.#committing = undefined));
+    })().finally(() => {
+      this.#committing = undefined;
+      this.#commitLater();
+    });
     return this.#committing;
   }
 
@@ -334,7 +349,7 @@ export class BlobCache {
   /** Makes everything durable. The owner has closed the blobs. Idempotent. */
   async close(): Promise<void> {
     this.#closed = true;
-    clearInterval(this.#timer);
+    this.#stopTimer();
     await Promise.all([...this.#entries.values()].flatMap((entry) => entry.closing ?? []));
     await this.#evictor.idle();
     await this.flush();

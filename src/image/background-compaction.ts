@@ -20,6 +20,8 @@ export interface CompactionKeys {
 /** The layer, as far as this goes. */
 export interface Compactable {
   readonly usage: LayerUsage;
+  /** Calls `tell` once, with the next write or discard. */
+  onceChanged(tell: () => void): void;
   compact(options: {
     pace: (bytes: number) => Promise<void>;
     signal: AbortSignal;
@@ -35,7 +37,7 @@ export interface LastTime {
 }
 
 const MIB = 1 << 20;
-/** How often the layer is looked at: a few comparisons. */
+/** How often a layer in use is looked at: a few comparisons. */
 const INTERVAL_MS = 5000;
 /** After a failure, for example on a full disk. */
 const PAUSE_MS = 600_000;
@@ -61,7 +63,7 @@ export function compactionDue(
   return usage.records > 4 * usage.segments + SPARE_RECORDS ? 'log' : undefined;
 }
 
-/** Looks after one layer until it is closed. */
+/** Looks after one layer until it is closed: now and then while it is changed, and not at all while it is not. */
 export class BackgroundCompaction {
   readonly #stop = new AbortController();
   readonly #ended: Promise<void>;
@@ -85,9 +87,14 @@ export class BackgroundCompaction {
     let before = layer.usage.changes;
     while (await passed(intervalMs, signal)) {
       const { usage } = layer;
-      const due = compactionDue(usage, last, usage.changes === before, keys);
+      const quiet = usage.changes === before;
+      const due = compactionDue(usage, last, quiet, keys);
       before = usage.changes;
-      if (due === undefined) continue;
+      if (due === undefined) {
+        // Nothing comes to be due as long as nothing changes.
+        if (quiet && !(await changed(layer, signal))) return;
+        continue;
+      }
       try {
         const result = await layer.compact({ pace, signal, logOnly: due === 'log' });
         if (due === 'data') last = { size: layer.usage.size, changes: usage.changes };
@@ -104,4 +111,19 @@ export class BackgroundCompaction {
 /** Waits; false if told to stop. Does not keep the process alive. */
 async function passed(ms: number, signal: AbortSignal): Promise<boolean> {
   return sleep(ms, true, { signal, ref: false }).catch(() => false);
+}
+
+/** Waits for a change of the layer; false if told to stop. */
+async function changed(layer: Compactable, signal: AbortSignal): Promise<boolean> {
+  if (signal.aborted) return false;
+  return new Promise((resolve) => {
+    const stop = (): void => {
+      resolve(false);
+    };
+    signal.addEventListener('abort', stop, { once: true });
+    layer.onceChanged(() => {
+      signal.removeEventListener('abort', stop);
+      resolve(true);
+    });
+  });
 }

@@ -279,6 +279,9 @@ export class ImageOpener {
       get usage() {
         return upper.usage;
       },
+      onceChanged: (tell) => {
+        upper.changes.once(tell);
+      },
       compact: (options) => blob.compact(options, this.#quiesce),
     };
     return new BackgroundCompaction(layer, keys, this.#log.child({ layer: upper.name }));

@@ -14,6 +14,7 @@
 
 import { copyFile, realpath, unlink, writeFile } from 'node:fs/promises';
 import { FormatError, ioError, roundUp, SECTOR } from '../blob/index.js';
+import { ChangeCount } from './change-count.js';
 import { compactLayer, type CompactOptions, type CompactResult } from './compaction.js';
 import { Epoch } from './epoch.js';
 import { blockError, HEADER_SECTORS, HEADER_SIZE, HeaderFlag } from './format.js';
@@ -53,6 +54,7 @@ export class AppendLayer implements SealableLayer {
   readonly unit = SECTOR;
   readonly unitOrigin = 0;
   readonly seamless = true;
+  readonly changes = new ChangeCount();
   /** Set if the log was damaged. The caller tells the operator. */
   readonly recovery: Recovery | undefined;
   readonly #data: RwFile;
@@ -68,7 +70,6 @@ export class AppendLayer implements SealableLayer {
   #placing = false;
   /** Of the data file, before it was sealed. */
   #unsealedSize = 0;
-  #changes = 0;
   /** Where the next write's data goes. */
   #tail: number;
   /** End of the data whose write has completed: the data file is at least this long. */
@@ -197,7 +198,7 @@ export class AppendLayer implements SealableLayer {
   async store(offset: number, from: Uint8Array): Promise<void> {
     if (this.#sealed || this.#placing)
       throw new TypeError(`Write to "${this.name}" after it was sealed, or while data is placed in it`);
-    this.#changes++;
+    this.changes.add();
     while (this.#cutting !== undefined) await this.#cutting;
     await this.#writes.run(async () => {
       const start = this.#tail;
@@ -218,12 +219,11 @@ export class AppendLayer implements SealableLayer {
 
   async zero(offset: number, length: number): Promise<void> {
     if (this.#sealed) throw new TypeError(`Write to "${this.name}" after it was sealed`);
-    this.#changes++;
-    const step = MAX_SEGMENT_SECTORS;
+    this.changes.add();
     const end = (offset + length) / SECTOR;
     let records: LogRecord[] = [];
-    for (let at = offset / SECTOR; at < end; at += step) {
-      records.push({ offset: at, length: Math.min(step, end - at), moffset: 0, zeroed: true });
+    for (let at = offset / SECTOR; at < end; at += MAX_SEGMENT_SECTORS) {
+      records.push({ offset: at, length: Math.min(MAX_SEGMENT_SECTORS, end - at), moffset: 0, zeroed: true });
       if (records.length === MAX_RECORDS) {
         await this.#log.append(records);
         records = [];
@@ -245,7 +245,7 @@ export class AppendLayer implements SealableLayer {
       offset,
       finish: async (runs, length) => {
         finished = true;
-        this.#changes++;
+        this.changes.add();
         this.#data.grewTo(offset + length);
         this.#tail = this.#written = roundUp(offset + length, SECTOR);
         this.#placing = false;
@@ -270,7 +270,7 @@ export class AppendLayer implements SealableLayer {
       live: this.map.dataSectors * SECTOR,
       records: this.#log.records,
       segments: this.map.length,
-      changes: this.#changes,
+      changes: this.changes.count,
     };
   }
 

@@ -7,34 +7,42 @@ export interface MeteredDevice {
   readonly meter: DeviceMeter;
 }
 
-/**
- * The meters of all devices, those that are gone included, so that sums never fall. A device is known from the first
- * {@link look} on that finds it; one that comes and goes between two looks is missed.
- */
+/** The meters of all devices, those that are gone included, so that sums never fall. */
 export class DeviceTotals {
   readonly #find: () => readonly MeteredDevice[];
   readonly #gone = new DeviceMeter();
-  #known = new Map<DeviceMeter, MeteredDevice>();
+  readonly #served = new Set<DeviceMeter>();
 
   /** @param find the devices that are there now. */
   constructor(find: () => readonly MeteredDevice[]) {
     this.#find = find;
   }
 
+  /** Counts a device in from now on; what it has done when the returned function is called, for good. */
+  readonly add = (meter: DeviceMeter): (() => void) => {
+    this.#served.add(meter);
+    return () => {
+      if (this.#served.delete(meter)) this.#gone.addFrom(meter);
+    };
+  };
+
   /** The devices that are there now. */
   look(): readonly MeteredDevice[] {
-    const now = new Map(this.#find().map((device) => [device.meter, device]));
-    for (const meter of this.#known.keys()) if (!now.has(meter)) this.#gone.addFrom(meter);
-    this.#known = now;
-    return [...now.values()];
+    return this.#find();
   }
 
   /** All of them, and those that are gone; not what is in flight. */
   sum(): DeviceMeter {
-    const here = this.look();
     const sum = new DeviceMeter();
     sum.addFrom(this.#gone);
-    for (const { meter } of here) sum.addFrom(meter);
+    for (const meter of this.#served) sum.addFrom(meter);
     return sum;
+  }
+
+  /** Nanoseconds of the longest read of any of them since the last call. One reader. */
+  takeLongestRead(): number {
+    let longest = 0;
+    for (const meter of this.#served) longest = Math.max(longest, meter.takeLongestRead());
+    return longest;
   }
 }

@@ -4,7 +4,9 @@
  *
  *   pread     reads of devices      download   reads of registries
  *
- * Rates and maxima are those of the last five seconds, sampled once a second.
+ * Rates and maxima are those of the last five seconds, sampled once a second as long as somebody asks at least every
+ * five minutes. The first answer after a pause is of all the time since the last sample: a service that nobody asks and
+ * that has nothing to do need not wake up.
  */
 import { hostname } from 'node:os';
 import type { MetricsText } from '../metrics/index.js';
@@ -20,6 +22,8 @@ export interface SeriesSample {
 
 const WINDOW = 5;
 const SAMPLE_MS = 1000;
+/** Samples after an answer: scrapers come more often, to be sure of five seconds every time. */
+const SAMPLES_PER_ANSWER = 300;
 const NAMES = ['pread', 'download'] as const;
 type SeriesName = (typeof NAMES)[number];
 
@@ -32,26 +36,38 @@ interface Moment {
 export class ReferenceMetrics {
   readonly #sample: () => Readonly<Record<SeriesName, SeriesSample>>;
   readonly #correctLabels: boolean;
-  readonly #moments: Moment[] = [];
-  readonly #timer: NodeJS.Timeout;
+  #moments: readonly Moment[] = [];
+  #timer: NodeJS.Timeout | undefined;
+  #samplesLeft = 0;
 
-  /** @param sample called once a second. */
+  /** @param sample called once a second while somebody asks. */
   constructor(sample: () => Readonly<Record<SeriesName, SeriesSample>>, correctLabels: boolean) {
     this.#sample = sample;
     this.#correctLabels = correctLabels;
     this.take();
-    this.#timer = setInterval(() => {
-      this.take();
-    }, SAMPLE_MS).unref();
   }
 
   /** Takes a sample; the timer does, and tests. */
   take(at = performance.now()): void {
-    this.#moments.push({ at, samples: this.#sample() });
-    if (this.#moments.length > WINDOW + 1) this.#moments.shift();
+    const all = [...this.#moments, { at, samples: this.#sample() }];
+    const recent = all.slice(-WINDOW - 1).filter((moment) => at - moment.at <= (WINDOW + 1) * SAMPLE_MS);
+    // After a pause: the last one before it.
+    this.#moments = recent.length > 1 ? recent : all.slice(-2);
+  }
+
+  /** Somebody asks: samples are taken from now on, for some time. */
+  #asked(): void {
+    this.#samplesLeft = SAMPLES_PER_ANSWER;
+    if (this.#timer !== undefined) return;
+    this.take();
+    this.#timer = setInterval(() => {
+      this.take();
+      if (--this.#samplesLeft === 0) this.close();
+    }, SAMPLE_MS).unref();
   }
 
   readonly write = (out: MetricsText): void => {
+    this.#asked();
     const first = this.#moments[0];
     const last = this.#moments.at(-1);
     if (first === undefined || last === undefined) return;
@@ -59,7 +75,7 @@ export class ReferenceMetrics {
     const rate = (name: SeriesName, of: 'count' | 'bytes'): number =>
       seconds > 0 ? (last.samples[name][of] - first.samples[name][of]) / seconds : 0;
     const longest = (name: SeriesName): number =>
-      Math.max(...this.#moments.slice(-WINDOW).map(({ samples }) => samples[name].longest));
+      Math.max(0, ...this.#moments.slice(1).map(({ samples }) => samples[name].longest));
     const now = Date.now();
     const line = (metric: string, labels: readonly (readonly [string, string])[], value: number): string =>
       `${metric}{${labels.map(([k, v]) => `${k}="${v}"`).join(',')}}  ${value.toFixed(6)} ${now}\n`;
@@ -92,8 +108,10 @@ export class ReferenceMetrics {
     family('OverlayBD_Count', 'Reads since the start', false, (name) => last.samples[name].count);
   };
 
+  /** Takes no more samples until somebody asks. */
   close(): void {
     clearInterval(this.#timer);
+    this.#timer = undefined;
   }
 }
 

@@ -3,7 +3,7 @@ import type { Logger } from '../log/index.js';
 import { Exporter, metricsText, processMetrics, type MetricsSource } from '../metrics/index.js';
 import type { PrefetchTotals } from '../prefetch/index.js';
 import type { DeviceTable } from './device-table.js';
-import { DeviceTotals } from './device-totals.js';
+import type { DeviceTotals } from './device-totals.js';
 import { deviceMetrics } from './metrics.js';
 import { prefetchMetrics } from './prefetch-metrics.js';
 import { ReferenceMetrics, type SeriesSample } from './reference-metrics.js';
@@ -12,6 +12,7 @@ import { commandMetrics, sourceMetrics } from './traffic-metrics.js';
 /** Where a service's numbers come from. */
 export interface ServiceMetricsOptions {
   readonly table: DeviceTable;
+  readonly totals: DeviceTotals;
   readonly opener: ImageOpener;
   readonly prefetched: PrefetchTotals;
   readonly keys: ServiceConfig['exporterConfig'];
@@ -22,16 +23,14 @@ export interface ServiceMetricsOptions {
 /** Everything that a service tells Prometheus (docs/metrics.md), and the exporter if the configuration wants one. */
 export class ServiceMetrics {
   readonly #options: ServiceMetricsOptions;
-  readonly #totals: DeviceTotals;
   readonly #reference: ReferenceMetrics;
   /** Whoever has numbers to show adds a function that writes them. */
   readonly #sources: readonly MetricsSource[];
   #exporter: Exporter | undefined;
 
   constructor(options: ServiceMetricsOptions) {
-    const { table, opener, prefetched, keys, version } = options;
+    const { table, totals, opener, prefetched, keys, version } = options;
     this.#options = options;
-    this.#totals = new DeviceTotals(() => table.metered());
     this.#reference = new ReferenceMetrics(() => this.#sample(), keys.correctLabels);
     this.#sources = [
       this.#reference.write,
@@ -44,7 +43,7 @@ export class ServiceMetrics {
         deviceMetrics(out, table.list());
       },
       (out) => {
-        commandMetrics(out, this.#totals, keys.deviceHistograms);
+        commandMetrics(out, totals, keys.deviceHistograms);
       },
       (out) => {
         sourceMetrics(out, opener);
@@ -75,12 +74,11 @@ export class ServiceMetrics {
 
   /** What the reference's series are made of. */
   #sample(): Readonly<Record<'pread' | 'download', SeriesSample>> {
-    const { traffic } = this.#options.opener;
-    const { reads, readBytes } = this.#totals.sum().counters;
-    let longest = 0;
-    for (const { meter } of this.#totals.look()) longest = Math.max(longest, meter.takeLongestRead());
+    const { totals, opener } = this.#options;
+    const { traffic } = opener;
+    const { reads, readBytes } = totals.sum().counters;
     return {
-      pread: { count: reads, bytes: readBytes, longest: longest / 1000 },
+      pread: { count: reads, bytes: readBytes, longest: totals.takeLongestRead() / 1000 },
       download: { count: traffic.reads, bytes: traffic.bytes, longest: traffic.takeLongest() * 1000 },
     };
   }

@@ -26,6 +26,7 @@ import { AdminServer } from './admin-server.js';
 import { API_VERSION, type AbortAnswer, type AttachBody, type DeviceInfo, type ServiceInfo } from './api.js';
 import { DeviceDirs, type ImageResolver } from './device-dirs.js';
 import { DeviceTable } from './device-table.js';
+import { DeviceTotals } from './device-totals.js';
 import { imageLoader, ioPolicyOf } from './image-loader.js';
 import { removeDeadMounts } from './mounts.js';
 import { Openings } from './openings.js';
@@ -64,6 +65,7 @@ export class Service {
   readonly #lock: RunLock;
   readonly #opener: ImageOpener;
   readonly #audit: AuditLog | undefined;
+  readonly #totals = new DeviceTotals(() => this.#table.metered());
   readonly #workers: IoWorkers;
   readonly #openings: Openings;
   readonly #frontEnds: readonly FrontEnd[];
@@ -85,7 +87,7 @@ export class Service {
     this.unsupported = transports.unsupported;
     this.#audit = openAudit(config, log);
     this.#opener = new ImageOpener(config, log, this.#audit);
-    this.#workers = new IoWorkers({ logger: log, plannerModule });
+    this.#workers = new IoWorkers({ logger: log, plannerModule, onServed: this.#totals.add });
     const prefetched = new PrefetchTotals();
     const loader = {
       log,
@@ -112,6 +114,7 @@ export class Service {
     });
     this.#metrics = new ServiceMetrics({
       table: this.#table,
+      totals: this.#totals,
       opener: this.#opener,
       prefetched,
       keys: config.exporterConfig,
@@ -304,7 +307,13 @@ export class Service {
       case 'fuse':
         return new FuseFrontEnd({ open, workers, logger });
       case 'nbd':
-        return new NbdFrontEnd({ directory: this.#nbdDir, open, log: logger, policyOf: this.#policyOf });
+        return new NbdFrontEnd({
+          directory: this.#nbdDir,
+          open,
+          log: logger,
+          policyOf: this.#policyOf,
+          onServed: this.#totals.add,
+        });
       case 'memory':
         throw new TypeError('A service has no use for devices in memory');
     }

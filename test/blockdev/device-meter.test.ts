@@ -138,3 +138,24 @@ test('DeviceMeter counts for devices that JavaScript serves, and sums', () => {
   assert.deepEqual(sum.counters, { ...new DeviceMeter().counters, writes: 2, writeBytes: 8192 });
   assert.equal(sum.word(IoCause.WRITE, MeterWord.BUCKETS + bucketOf(3e6)), 2);
 });
+
+test('IoWorkers tells of a device when it is served, and when that is over', async () => {
+  const told: string[] = [];
+  const metered = new IoWorkers({
+    logger: silentLogger,
+    count: 1,
+    onServed: (meter) => {
+      told.push('served');
+      return () => told.push(`over after ${meter.counters.reads} reads`);
+    },
+  });
+  const ring = newRing(true);
+  const served = await metered.serve(ring.handle, new BlockDevice(new WritableMemoryBlob(pattern(0, SIZE))));
+  assert.deepEqual(told, ['served']);
+  const load = { depth: 4, length: 4096, operations: 100, writes: 0, sequential: false };
+  await ring.run({ ...load, scatter: false, seed: 1 });
+  await served.remove();
+  assert.deepEqual(told, ['served', 'over after 100 reads']);
+  ring.close();
+  await metered.close();
+});

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { promisify } from 'node:util';
 import { MemoryBlob, WritableMemoryBlob, type Extent } from '../../src/blob/index.js';
-import { BlockDevice, NbdFrontEnd, NbdServer } from '../../src/blockdev/index.js';
+import { BlockDevice, NbdFrontEnd, NbdServer, type DeviceMeter } from '../../src/blockdev/index.js';
 import { silentLogger } from '../../src/log/index.js';
 import { missing } from '../support/commands.js';
 
@@ -331,6 +331,8 @@ test('NbdFrontEnd attaches by name, once, and leaves nothing', async (t) => {
     rmSync(dir, { recursive: true });
   });
   let open = 0;
+  const served: DeviceMeter[] = [];
+  const over: DeviceMeter[] = [];
   const frontEnd = new NbdFrontEnd({
     directory: dir,
     open: async () => {
@@ -344,12 +346,18 @@ test('NbdFrontEnd attaches by name, once, and leaves nothing', async (t) => {
       );
     },
     log: silentLogger,
+    onServed: (meter) => {
+      served.push(meter);
+      return () => over.push(meter);
+    },
   });
   const attachment = await frontEnd.attach({ id: 'a', configPath: '/c' });
   await assert.rejects(frontEnd.attach({ id: 'a', configPath: '/c' }), { code: 'OBD_DEVICE_EXISTS' });
   await assert.rejects(frontEnd.attach({ id: '../x', configPath: '/c' }), { code: 'OBD_DEVICE_UNSUPPORTED' });
   assert.deepEqual([open, readdirSync(dir)], [1, ['a.json', 'a.sock']]);
+  assert.deepEqual([served, over], [[attachment.served?.meter], []]);
   await attachment.detach();
   await attachment.detach();
   assert.deepEqual([open, readdirSync(dir), frontEnd.attachments()], [0, [], []]);
+  assert.deepEqual(over, served);
 });

@@ -46,8 +46,11 @@ test('BackgroundCompaction compacts a layer that is written to, and stops when i
   const paths = { data: join(dir, 'data'), index: join(dir, 'index') };
   const layer = await AppendLayer.create(paths, { virtualSize: 8 * MIB });
   const stack = await WritableLayerStack.open([], layer);
+  const onceChanged = (tell: () => void): void => {
+    layer.changes.once(tell);
+  };
   const background = new BackgroundCompaction(
-    { usage: layer.usage, compact: (options) => stack.compact(options) },
+    { usage: layer.usage, onceChanged, compact: (options) => stack.compact(options) },
     { ...keys, minDeadMB: 0, maxMBps: 0 },
     silentLogger,
     1,
@@ -58,6 +61,7 @@ test('BackgroundCompaction compacts a layer that is written to, and stops when i
       get usage() {
         return layer.usage;
       },
+      onceChanged,
       compact: (options) => stack.compact(options),
     },
     { ...keys, minDeadMB: 1, maxMBps: 0 },
@@ -90,4 +94,37 @@ test('An image opened for long compacts its writable layer unless the configurat
     await opener.close();
     await (await AppendLayer.open(paths)).close();
   }
+});
+
+test('BackgroundCompaction looks at a layer only while it is changed', async () => {
+  let looks = 0;
+  let changes = 0;
+  let tell: (() => void) | undefined;
+  const background = new BackgroundCompaction(
+    {
+      get usage() {
+        looks++;
+        return { size: 0, live: 0, records: 0, segments: 0, changes };
+      },
+      onceChanged: (told) => (tell = told),
+      compact: () => Promise.reject(new Error('nothing is due')),
+    },
+    keys,
+    silentLogger,
+    1,
+  );
+  const settled = async (): Promise<number> => {
+    while (tell === undefined) await sleep(2);
+    const before = looks;
+    await sleep(30);
+    assert.equal(looks, before, 'nobody looks at a layer that is quiet');
+    return looks;
+  };
+  const first = await settled();
+  changes++;
+  const change = tell;
+  tell = undefined;
+  change?.();
+  assert.ok((await settled()) >= first + 2, 'once while it is in use, once to see that it is not');
+  await background.close();
 });

@@ -25,7 +25,8 @@ function reference(correctLabels: boolean): string {
     }),
     correctLabels,
   );
-  // The first sample is taken at once; these are a second apart.
+  // Samples are taken while somebody asks: one at once, these a second apart.
+  metrics.write(new MetricsText());
   const began = performance.now();
   for (n = 1; n <= 4; n++) metrics.take(began + 1000 * n);
   const out = new MetricsText();
@@ -63,6 +64,55 @@ test("the reference's series have its names, labels and shape", () => {
   assert.ok(Math.abs(Number(qps) - 10) < 0.2, qps);
 });
 
+test('samples are taken while somebody asks; the first answer after a pause is of the time since', (t) => {
+  let now = 0;
+  let tick: (() => void) | undefined;
+  t.mock.method(performance, 'now', () => now);
+  t.mock.method(globalThis, 'setInterval', (told: () => void) => {
+    tick = told;
+    return {
+      unref() {
+        return this;
+      },
+    };
+  });
+  t.mock.method(globalThis, 'clearInterval', () => (tick = undefined));
+  const pass = (seconds: number): void => {
+    for (let i = 0; i < seconds; i++) {
+      now += 1000;
+      tick?.();
+    }
+  };
+  let taken = 0;
+  let reads = 0;
+  const metrics = new ReferenceMetrics(() => {
+    taken++;
+    return { pread: { count: reads, bytes: 0, longest: 0 }, download: { count: 0, bytes: 0, longest: 0 } };
+  }, false);
+  const qps = (): number => {
+    const out = new MetricsText();
+    metrics.write(out);
+    return Number(/^OverlayBD_QPS\{node="pread",type="",mode=""\} {2}([\d.]+) /m.exec(out.toString())?.[1]);
+  };
+  pass(100);
+  assert.equal(taken, 1, 'nobody has asked');
+  assert.equal(qps(), 0);
+  pass(200);
+  assert.equal(taken, 2 + 200);
+  qps();
+  pass(3600);
+  assert.equal(taken, 2 + 200 + 300, 'nobody asks any more');
+  reads = 2 * 3300;
+  assert.equal(qps(), 2, 'an average over the 3300 s without samples');
+  reads += 10;
+  pass(1);
+  assert.equal(qps(), 10, 'then of the time since');
+  pass(5);
+  assert.equal(qps(), 0, 'and at last of five seconds');
+  metrics.close();
+  assert.equal(tick, undefined);
+});
+
 test('labels can be corrected', () => {
   const text = reference(true);
   assert.ok(text.includes(`OverlayBD_QPS{node="${hostname()}",type="pread",mode=""}  `));
@@ -79,17 +129,25 @@ function busyMeter(): DeviceMeter {
 }
 
 test('sums keep what devices did that are gone', () => {
-  let devices = [{ id: 'a', transport: 'nbd', meter: busyMeter() }];
-  const totals = new DeviceTotals(() => devices);
-  assert.equal(totals.sum().counters.reads, 4);
-  devices = [{ id: 'b', transport: 'nbd', meter: busyMeter() }];
-  assert.equal(totals.sum().counters.reads, 8);
-  devices = [];
-  assert.equal(totals.sum().counters.reads, 8);
+  const totals = new DeviceTotals(() => []);
+  const reads = (): number => totals.sum().counters.reads;
+  const over = totals.add(busyMeter());
+  assert.equal(reads(), 4);
+  over();
+  // It came and went without anybody looking.
+  totals.add(busyMeter())();
+  assert.equal(reads(), 8);
+  const third = totals.add(busyMeter());
+  assert.equal(reads(), 12);
+  third();
+  third();
+  assert.equal(reads(), 12);
 });
 
 test('histograms are cumulative and end with all of it', () => {
-  const totals = new DeviceTotals(() => [{ id: 'a"b', transport: 'nbd', meter: busyMeter() }]);
+  const device = { id: 'a"b', transport: 'nbd', meter: busyMeter() };
+  const totals = new DeviceTotals(() => [device]);
+  totals.add(device.meter);
   const out = new MetricsText();
   commandMetrics(out, totals, true);
   const text = out.toString();

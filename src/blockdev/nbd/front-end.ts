@@ -11,7 +11,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { DeviceError, ioError } from '../../blob/index.js';
 import type { Logger } from '../../log/index.js';
 import type { BlockDevice } from '../block-device.js';
-import { DeviceMeter } from '../device-meter.js';
+import { DeviceMeter, type OnServed } from '../device-meter.js';
 import { IoGuard } from '../io-guard.js';
 import {
   DEVICE_ID,
@@ -176,6 +176,7 @@ export interface NbdFrontEndOptions {
   readonly log: Logger;
   /** The policy for a device whose image does not open; default {@link DEFAULT_POLICY}. Never rejects. */
   readonly policyOf?: ((configPath: string) => Promise<IoPolicy>) | undefined;
+  readonly onServed?: OnServed | undefined;
 }
 
 const FIRST_PAUSE_MS = 1000;
@@ -247,10 +248,12 @@ export class NbdFrontEnd implements FrontEnd {
   }
 
   async #serve(id: string, configPath: string, device: BlockDevice): Promise<NbdAttachment> {
-    const { directory, log } = this.#options;
+    const { directory, log, onServed } = this.#options;
     const path = join(directory, `${id}.sock`);
     const server = await NbdServer.listen(device, path, log.child({ dev: id }));
+    const over = onServed?.(server.meter);
     const attachment = new NbdAttachment(id, configPath, device, server, async (forGood) => {
+      over?.();
       if (forGood) await removeNbdRecord(directory, id);
       this.#attached.delete(id);
       this.#reserved.delete(id);
