@@ -122,16 +122,17 @@ const SECTIONS: Readonly<Record<Section, () => Promise<Report[]>>> = {
   },
   attach: async () => {
     const reports: Report[] = [];
+    const idle = quick ? ['--idle', '1'] : ['--rest', '40', '--idle', '20'];
     for (const [name, devices] of [
       ['layers-33', quick ? '5' : '100'],
       ['lz4', quick ? '5' : '200'],
     ] as const)
       for (const transport of ['fuse', 'nbd']) {
-        const options = ['--devices', devices, '--transport', transport, '--idle', quick ? '1' : '5'];
+        const options = ['--devices', devices, '--transport', transport, ...idle];
         const report = await bench('attach', await image(`${name}.json`), ...options);
         reports.push({ ...report, subject: `${name}, ${transport}` });
       }
-    const inMachine = [await image('lz4.json'), quick ? '5' : '200', quick ? '1' : '10'];
+    const inMachine = [await image('lz4.json'), quick ? '5' : '200', ...idle];
     const [tcmu] = await scriptReports(script('device/attach-vm'), ...inMachine);
     return tcmu === undefined ? reports : [...reports, { ...tcmu, subject: 'lz4, tcmu in User-Mode Linux' }];
   },

@@ -16,6 +16,8 @@ export interface AttachTarget {
 export interface AttachOptions {
   readonly devices: number;
   readonly idleSeconds: number;
+  /** Before it is watched: connections and garbage of the attaching go within half a minute, by timers of their own. */
+  readonly restSeconds: number;
 }
 
 const TICKS_PER_SECOND = 100;
@@ -27,7 +29,7 @@ const TICKS_PER_SECOND = 100;
  */
 export async function attachTimes(
   target: AttachTarget,
-  { devices, idleSeconds }: AttachOptions,
+  { devices, idleSeconds, restSeconds }: AttachOptions,
 ): Promise<Row[]> {
   const ids: string[] = [];
   const open: number[] = [];
@@ -45,6 +47,7 @@ export async function attachTimes(
       if (device.openMs !== undefined) open.push(device.openMs);
     }
     const after = await memoryKib(pid);
+    await sleep(restSeconds * 1000);
     const idle = await idleCost(pid, idleSeconds);
     while (ids.length > 1) {
       const start = performance.now();
@@ -73,7 +76,6 @@ async function memoryKib(pid: number): Promise<number> {
 
 /** What a process does when nobody asks it for anything. */
 async function idleCost(pid: number, seconds: number): Promise<Record<string, number>> {
-  await sleep(1000); // what the attaching left behind: garbage collection, answers
   const before = await usage(pid);
   await sleep(seconds * 1000);
   const after = await usage(pid);

@@ -2,7 +2,7 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
-import { attachTimes, type Row } from '../bench/index.js';
+import { attachTimes, type AttachOptions, type Row } from '../bench/index.js';
 import { ConfigError } from '../blob/index.js';
 import { TRANSPORT_CHOICES, type TransportChoice } from '../service/index.js';
 import { parseNumber, type ReportFlags } from './bench-options.js';
@@ -12,6 +12,7 @@ import { attachBody, attachThrough, serviceAddress, type ServiceAccessOptions } 
 export interface BenchAttachFlags extends ReportFlags {
   readonly devices: string;
   readonly idle: string;
+  readonly rest: string;
   readonly transport: string;
   readonly serviceConfig?: string;
 }
@@ -20,6 +21,7 @@ export interface BenchAttachFlags extends ReportFlags {
 export async function benchAttach(path: string, flags: BenchAttachFlags): Promise<Row[]> {
   const devices = parseNumber(flags.devices, '--devices', 1, 10_000);
   const idleSeconds = parseNumber(flags.idle, '--idle', 0.1, 86400);
+  const restSeconds = parseNumber(flags.rest, '--rest', 0, 86400);
   const transport = TRANSPORT_CHOICES.find((choice) => choice === flags.transport);
   if (transport === undefined)
     throw new ConfigError(
@@ -32,6 +34,7 @@ export async function benchAttach(path: string, flags: BenchAttachFlags): Promis
     return await measure({ serviceConfig, stateDir: join(dir, 'state') }, path, transport, {
       devices,
       idleSeconds,
+      restSeconds,
     });
   } finally {
     await rm(dir, { recursive: true, force: true });
@@ -57,7 +60,7 @@ async function measure(
   access: ServiceAccessOptions,
   path: string,
   transport: TransportChoice,
-  options: { readonly devices: number; readonly idleSeconds: number },
+  options: AttachOptions,
 ): Promise<Row[]> {
   const address = await serviceAddress(access);
   const body = await attachBody(resolve(path), { ...access, transport });

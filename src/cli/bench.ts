@@ -105,6 +105,7 @@ export function addBenchCommand(program: Command): void {
     .argument('<image>', image)
     .option('--devices <n>', 'how many', '20')
     .option('--idle <seconds>', 'how long the idle service is watched', '5')
+    .option('--rest <seconds>', 'how long it is left alone before that', '1')
     .option('--transport <kind>', TRANSPORT_CHOICES.join(', '), 'auto')
     .option('--service-config <file>', 'a running service of this overlaybd.json; default: one of its own')
     .action(async (path: string, flags: BenchAttachFlags) => {
