@@ -313,7 +313,7 @@ async function tcmu(): Promise<string> {
       ]);
   return section(
     'TCMU devices',
-    `\`/dev/sdX\` in ${report.subject} on one CPU, \`fio --direct=1\`, page cache warm, beside Debian's tcmu-runner with its qcow handler on a raw file in the same boot (\`bench/device/tcmu-vm\`). In brackets: multiples of tcmu-runner's figure.`,
+    `\`/dev/sdX\` in ${report.subject}, pinned to one CPU, \`fio --direct=1\`, page cache warm, beside Debian's tcmu-runner with its qcow handler on a raw file in the same boot (\`bench/device/tcmu-vm\`). In brackets: multiples of tcmu-runner's figure.`,
     await plot('tcmu', 'TCMU devices, as multiples of tcmu-runner (tick: our goal)', bars, 1),
     table(['', ...loads], rows),
     '¹ In another boot on a machine like this one, beside a tcmu-runner of its own.',
