@@ -230,7 +230,7 @@ async function devices(): Promise<string> {
   });
   return section(
     'Many devices',
-    'One service, many devices of one image (`obd bench attach`): what each costs in memory that no other process shares, and what the service does while nobody reads (watched for 20 seconds, 40 after the last attach).',
+    'One service, many devices of one image (`obd bench attach`): what each costs in memory that no other process shares, and what the service does while nobody reads (watched for 20 seconds, 90 after the last attach).',
     table(
       [
         'image, transport',
@@ -313,7 +313,7 @@ async function tcmu(): Promise<string> {
       ]);
   return section(
     'TCMU devices',
-    `\`/dev/sdX\` in ${report.subject}, pinned to one CPU, \`fio --direct=1\`, page cache warm, beside Debian's tcmu-runner with its qcow handler on a raw file in the same boot (\`bench/device/tcmu-vm\`). In brackets: multiples of tcmu-runner's figure.`,
+    `\`/dev/sdX\` in ${report.subject}, pinned to one CPU, \`fio --direct=1\`, page cache warm, beside Debian's tcmu-runner with its qcow handler on a raw file in the same boot (\`bench/device/tcmu-vm\`). Ours are the image above, read in the 256 MiB of its disk that hold most data; tcmu-runner's file has that size. In brackets: multiples of tcmu-runner's figure.`,
     await plot('tcmu', 'TCMU devices, as multiples of tcmu-runner (tick: our goal)', bars, 1),
     table(['', ...loads], rows),
     '¹ In another boot on a machine like this one, beside a tcmu-runner of its own.',
