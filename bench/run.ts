@@ -122,7 +122,7 @@ const SECTIONS: Readonly<Record<Section, () => Promise<Report[]>>> = {
   },
   attach: async () => {
     const reports: Report[] = [];
-    const idle = quick ? ['--idle', '1'] : ['--rest', '90', '--idle', '20'];
+    const idle = quick ? ['--idle', '1'] : ['--rest', '150', '--idle', '20'];
     for (const [name, devices] of [
       ['layers-33', quick ? '5' : '100'],
       ['lz4', quick ? '5' : '200'],

@@ -230,7 +230,7 @@ async function devices(): Promise<string> {
   });
   return section(
     'Many devices',
-    'One service, many devices of one image (`obd bench attach`): what each costs in memory that no other process shares, and what the service does while nobody reads (watched for 20 seconds, 90 after the last attach).',
+    'One service, many devices of one image (`obd bench attach`): what each costs in memory that no other process shares, and what the service does while nobody reads (watched for 20 seconds, 150 after the last attach).',
     table(
       [
         'image, transport',
