@@ -12,12 +12,13 @@
 #include <unistd.h>
 
 enum {
-    READS = 256,        // of one call
-    COMMANDS = 64,      // of one call
-    IOVECS = 1024,      // of all its reads
-    STORED = 2 << 20,   // packed bytes of all its reads
-    ENOUGH = 512 << 10, // bytes that are answered while the processor's cache still holds them
-    DEAR_NS = 1000,     // a call that costs so much: a page is copied in less
+    READS = 256,           // of one call
+    ALL_STEPS = 2 * STEPS, // of all its commands
+    COMMANDS = 64,         // of one call
+    IOVECS = 1024,         // of all its reads
+    STORED = 4 << 20,      // packed bytes of all its reads
+    ENOUGH = 4 << 20,      // plain bytes that are answered together: 1 ms of copying, 7 ms of zstd
+    DEAR_NS = 1000,        // a call that costs so much: a page is copied in less
 };
 
 struct staged {
@@ -31,7 +32,7 @@ struct staged {
 // What is taken so far; also the mark to go back to when a command does not fit.
 struct filled {
     uint32_t steps, runs, reads, iovecs;
-    uint64_t stored, bytes;
+    uint64_t stored, plain;
 };
 
 struct stage {
@@ -39,8 +40,8 @@ struct stage {
     uint32_t count; // of commands
     struct filled filled;
     struct staged commands[COMMANDS];
-    struct read_step steps[STEPS];
-    struct read_run runs[STEPS];
+    struct read_step steps[ALL_STEPS];
+    struct read_run runs[ALL_STEPS];
     struct iovec iovecs[IOVECS];
     uint64_t wanted[READS]; // bytes of each read
     uint8_t made[READS];    // the bytes are there
@@ -119,7 +120,6 @@ static int take(struct stage *stage, struct file_speeds *speeds, const struct re
     stage->made[f->reads] = 0;
     f->reads++;
     f->iovecs += (uint32_t)count;
-    f->bytes += run->bytes;
     return 1;
 }
 
@@ -128,7 +128,7 @@ static int take_all(struct io_loop *loop, struct staged *s, size_t count)
 {
     struct stage *stage = loop->stage;
     struct filled *f = &stage->filled, before = *f;
-    if (count > STEPS - f->steps)
+    if (count > ALL_STEPS - f->steps)
         return 0;
     struct cursor c = {s->iov, s->iov + s->iov_count, 0};
     for (size_t i = 0; i < count;) {
@@ -148,6 +148,7 @@ static int take_all(struct io_loop *loop, struct staged *s, size_t count)
     s->read_count = f->reads - before.reads;
     memcpy(&stage->steps[before.steps], loop->steps, count * sizeof loop->steps[0]);
     f->steps += (uint32_t)count;
+    f->plain += s->slot->command.length;
     return 1;
 }
 
@@ -166,7 +167,7 @@ int stage_read(struct io_loop *loop, uint32_t index, struct slot *slot, size_t c
     }
     slot->state = STAGED;
     stage->commands[stage->count++] = s;
-    if (stage->count == COMMANDS || stage->filled.bytes >= ENOUGH) {
+    if (stage->count == COMMANDS || stage->filled.plain >= ENOUGH) {
         stage_execute(loop);
         io_loop_kick(loop);
     }
