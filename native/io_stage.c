@@ -162,6 +162,7 @@ int stage_read(struct io_loop *loop, uint32_t index, struct slot *slot, size_t c
             return 0;
         // What was taken may be in the way. loop->steps are not touched by that.
         stage_execute(loop);
+        io_loop_kick(loop);
         if (!take_all(loop, &s, count))
             return 0;
     }
